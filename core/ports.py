@@ -1,0 +1,129 @@
+"""Every seam of the system: what a layer asks of the one below, without knowing who answers.
+
+Each port has an in-process adapter that is the default, and one contract suite in ``tests/``
+that all its adapters pass.
+
+================  ==========================================  =====================================
+port              in-process adapter                          other adapters
+================  ==========================================  =====================================
+Clock             ``core.clock.SystemClock``
+Embedder          ``memory.embedders.HashingEmbedder``        ``SentenceTransformerEmbedder``, remote
+Memory            ``memory.knowledge.Knowledge``              the ``memory`` deployment
+ModelProvider     ``runtime.providers.extractive``            ``runtime.providers.langchain``
+Scheduler         ``runtime.scheduler.LocalScheduler``        the ``scheduler`` deployment
+AgentHost         ``runtime.hosts.LocalAgentHost``            one deployment for each agent
+================  ==========================================  =====================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from admiralty.core.values import (
+    Event,
+    ModelCall,
+    ModelReply,
+    Passage,
+    TokenDelta,
+    Visit,
+    VisitResult,
+)
+
+Vectors = NDArray[np.float32]
+"""Shape (number of texts, dimension), each row of length 1."""
+
+
+class Clock(Protocol):
+    """Tells the time."""
+
+    def now(self) -> float:
+        """Return seconds since the epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that never goes back, for durations."""
+        ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Turns texts into vectors whose dot product is their cosine similarity."""
+
+    @property
+    def name(self) -> str:
+        """Model and version: vectors of different names must not be compared."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return one row for each text, in order. Never blocks the event loop."""
+        ...
+
+
+@runtime_checkable
+class Memory(Protocol):
+    """Shared memory of a fleet: what its documents say, and the embedder behind it."""
+
+    async def search(self, corpus: str, query: str, *, limit: int = 4) -> list[Passage]:
+        """Return the passages of ``corpus`` nearest to ``query``, best first.
+
+        Raises NotFound for a corpus that the fleet does not have.
+        """
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return the embeddings of ``texts``, shape (len(texts), dimension)."""
+        ...
+
+
+@runtime_checkable
+class ModelProvider(Protocol):
+    """A family of models that can be asked. Only the scheduler's dispatch stage holds providers."""
+
+    @property
+    def name(self) -> str:
+        """Short name in model names: ``openai`` in ``openai:gpt-5-mini``."""
+        ...
+
+    def stream(self, call: ModelCall, model: str) -> AsyncIterator[TokenDelta | ModelReply]:
+        """Ask ``model`` (its name without the provider) and yield text as it comes.
+
+        The last value is the ModelReply with real usage. Never retries by itself. Raises
+        RateLimited, ProviderUnavailable, ProviderRejected, OutputInvalid or DeadlineExceeded.
+        Closing the iterator ends the call at the provider.
+        """
+        ...
+
+
+@runtime_checkable
+class Scheduler(Protocol):
+    """The one way to a model."""
+
+    def stream(self, call: ModelCall) -> AsyncIterator[TokenDelta | ModelReply]:
+        """Yield the answer's text as it comes, then the ModelReply. Raises AdmiraltyError."""
+        ...
+
+    async def complete(self, call: ModelCall) -> ModelReply:
+        """Return the whole answer. Raises AdmiraltyError."""
+        ...
+
+
+@runtime_checkable
+class AgentHost(Protocol):
+    """Where agents run: in this process, or each in a deployment of its own."""
+
+    def visit(self, visit: Visit) -> AsyncIterator[Event | VisitResult]:
+        """Run ``visit.caller.agent`` on ``visit``; yield events, then the VisitResult.
+
+        A visit is a function of its messages: if it breaks off, it may be started again with the
+        messages that it had produced. Raises AdmiraltyError. Closing the iterator ends the visit.
+        """
+        ...

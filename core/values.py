@@ -1,0 +1,187 @@
+"""Frozen values that pass between the layers: who calls, what a model is asked, what came back.
+
+Messages are LangChain's (``langchain_core.messages``), the field's common form; everything around
+them is ours. All values pickle, because they cross from one Serve deployment to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from admiralty.core.money import Nanos
+
+Tier = Literal["none", "small", "mid", "frontier"]
+"""How capable a model an agent wishes for; settings map each tier to a model."""
+
+TIERS: tuple[Tier, ...] = ("none", "small", "mid", "frontier")
+
+Effect = Literal["read", "write", "irreversible"]
+"""What a tool does to the world: nothing, something that can be undone, something that cannot."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """On whose behalf something happens. The API derives it from the key, never from the body."""
+
+    tenant: str = "default"
+    team: str | None = None
+    user: str | None = None
+    """The end user inside the tenant, as the caller names them."""
+    key_id: str | None = None
+    """Id of the API key that was used; never the key itself."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """Tokens of one or more model calls. ``cached`` is part of ``input``, ``reasoning`` of ``output``."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """Who makes a model call or a tool call, down to the run: what scopes and records hang on."""
+
+    identity: Identity
+    fleet: str
+    agent: str
+    agent_version: str
+    conversation_id: str
+    run_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCall:
+    """One question to a model, before the scheduler has decided anything about it."""
+
+    id: str
+    caller: Caller
+    messages: tuple[BaseMessage, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Tools the model may call, as OpenAI function schemas (``{"type": "function", ...}``)."""
+    output_schema: Mapping[str, Any] | None = None
+    """JSON schema the answer must fit, with a ``title``; ``None`` for free text."""
+    tier: Tier = "small"
+    max_output_tokens: int | None = None
+    deadline: float | None = None
+    """Seconds since the epoch after which nobody waits for the answer."""
+    stop: tuple[str, ...] = ()
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenDelta:
+    """A piece of an answer's text, as it streams."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelReply:
+    """A model's whole answer: always the last value of its stream.
+
+    Where an output schema was asked for, ``message.content`` is the JSON text that fits it.
+    """
+
+    message: AIMessage
+    model: str
+    """``provider:name`` of the model that answered."""
+    tier: Tier
+    usage: Usage
+    cost: Nanos | None
+    """``None`` where no price is known for the model: it is then shown as unpriced, never as free."""
+    seconds: float
+    finish_reason: str = "stop"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the provider says about its answer: its method, confidence, citations."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passage:
+    """A piece of a document, found for a query, with where it stands in its source."""
+
+    source: str
+    """Name of the document, as its corpus knows it: ``policy.md``."""
+    heading: str
+    """Headings above the passage, outermost first, joined by `` > ``."""
+    text: str
+    start: int
+    """Offset of the first character in the source."""
+    end: int
+    score: float
+    """Cosine similarity to the query, -1 to 1."""
+
+    @property
+    def citation(self) -> str:
+        """How an answer cites the passage: ``[policy.md, Return delivered order]``."""
+        return f"[{self.source}, {self.heading.rsplit(' > ', 1)[-1]}]"
+
+
+EventType = Literal["run", "step", "token", "tool", "handoff", "cost", "message", "done", "error"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something that happened in a run, as clients see it.
+
+    ``data`` is JSON. By type: ``run`` {run_id, conversation_id, fleet, status}; ``step`` {step,
+    agent, status}; ``token`` {text, agent}; ``tool`` {call_id, agent, name, arguments, status,
+    result?, error?, seconds?}; ``handoff`` {source, target, reason}; ``cost`` {agent, model, tier, usage,
+    cost_usd, seconds}; ``message`` {role, agent, content, metadata}; ``done`` {run_id, message,
+    usage, cost_usd, seconds}; ``error`` a problem document (RFC 9457).
+    """
+
+    type: EventType
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Visit:
+    """One agent's part of a turn: what it is given when the conversation reaches it."""
+
+    caller: Caller
+    turn: int
+    """Number of the turn in its conversation, from 1."""
+    messages: tuple[BaseMessage, ...]
+    """The conversation so far, oldest first, the turn's user message included."""
+    session: Mapping[str, Any]
+    """Facts that tools keep for the conversation (JSON), such as who was authenticated."""
+    deadline: float | None = None
+    steps_left: int = 25
+    """Model calls that remain to this turn."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisitResult:
+    """What an agent leaves behind: always the last value of a visit's stream."""
+
+    messages: tuple[BaseMessage, ...]
+    """What the visit adds to the conversation, in order."""
+    session: Mapping[str, Any]
+    handoff: str | None = None
+    """The agent to go on with; ``None`` ends the turn with the last message as its answer."""
+    output: Mapping[str, Any] | None = None
+    """The structured output, for an agent that declares one."""
+    steps: int = 0
+    """Model calls that the visit made."""

@@ -1,0 +1,191 @@
+"""``@tool``: a typed function becomes a tool, with its JSON schema from signature and docstring."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from admiralty.core.errors import AdmiraltyError, DefinitionError
+from admiralty.core.values import Effect
+from admiralty.tools.context import ToolContext
+from admiralty.tools.docstring import parse_docstring
+
+NAME = re.compile(r"^[a-zA-Z][a-zA-Z0-9_-]{0,63}$")
+EFFECTS: tuple[Effect, ...] = typing.get_args(Effect)
+
+
+class ToolError(AdmiraltyError):
+    """Raised by a tool to tell the model, in plain words, why it could not do what was asked."""
+
+    status = 422
+    code = "tool_error"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """A function that agents may call. Made by :func:`tool`; still callable as the function it was."""
+
+    name: str
+    description: str
+    function: Callable[..., Any]
+    arguments: type[BaseModel]
+    """Pydantic model of the arguments, without the context."""
+    effect: Effect
+    timeout: float
+    """Seconds after which a call is given up."""
+    confirm: bool
+    """Whether the user must have confirmed the very arguments in the turn before."""
+    context_parameter: str | None = None
+    schema: Mapping[str, Any] = field(repr=False)
+    """OpenAI function schema: ``{"type": "function", "function": {...}}``."""
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+@overload
+def tool(function: Callable[..., Any], /) -> Tool: ...
+@overload
+def tool(
+    *,
+    effect: Effect = ...,
+    name: str | None = ...,
+    description: str | None = ...,
+    timeout: float = ...,
+    confirm: bool = ...,
+) -> Callable[[Callable[..., Any]], Tool]: ...
+def tool(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    effect: Effect = "write",
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float = 30.0,
+    confirm: bool = False,
+) -> Tool | Callable[[Callable[..., Any]], Tool]:
+    """Make a tool of a typed sync or async function.
+
+    The name is the function's, the description its docstring's first paragraphs, the arguments'
+    schema comes from the annotations (``Annotated[str, Field(...)]`` works) and their descriptions
+    from the docstring's ``Args:`` section. A parameter annotated :class:`ToolContext` is filled in
+    by the runtime and never shown to a model. Without ``effect`` a tool counts as a ``write``.
+
+    Raises DefinitionError for a missing description, an unannotated or variadic parameter, or a
+    bad name, effect or timeout.
+    """
+
+    def make(function: Callable[..., Any]) -> Tool:
+        return _make_tool(function, effect, name, description, timeout, confirm)
+
+    return make if function is None else make(function)
+
+
+def _make_tool(
+    function: Callable[..., Any],
+    effect: Effect,
+    name: str | None,
+    description: str | None,
+    timeout: float,
+    confirm: bool,
+) -> Tool:
+    where = f"tool {function.__module__}.{function.__qualname__}"
+    tool_name = name or function.__name__
+    if not NAME.match(tool_name):
+        raise DefinitionError(
+            f"{where}: name", tool_name, "not a tool name", "Use letters, digits, _ and -, at most 64."
+        )
+    if effect not in EFFECTS:
+        raise DefinitionError(
+            f"{where}: effect", effect, "unknown effect", f"Use one of {', '.join(EFFECTS)}."
+        )
+    if not timeout > 0:
+        raise DefinitionError(f"{where}: timeout", timeout, "not a time", "Give seconds above 0.")
+    doc = parse_docstring(function.__doc__)
+    text = description or doc.description
+    if not text:
+        raise DefinitionError(
+            f"{where}: description", text, "missing", "Write a docstring: the model chooses by it."
+        )
+    fields, context_parameter = _argument_fields(function, where, doc.parameters)
+    arguments = create_model(
+        f"{tool_name}_arguments", __config__=ConfigDict(extra="forbid"), **fields
+    )
+    parameters = arguments.model_json_schema()
+    _drop_titles(parameters)
+    parameters.setdefault("properties", {})
+    schema = {
+        "type": "function",
+        "function": {"name": tool_name, "description": text, "parameters": parameters},
+    }
+    return Tool(
+        name=tool_name,
+        description=text,
+        function=function,
+        arguments=arguments,
+        effect=effect,
+        timeout=timeout,
+        confirm=confirm,
+        context_parameter=context_parameter,
+        schema=schema,
+    )
+
+
+def _argument_fields(
+    function: Callable[..., Any], where: str, described: Mapping[str, str]
+) -> tuple[dict[str, Any], str | None]:
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise DefinitionError(
+            f"{where}: annotations", str(error), "cannot be resolved", "Import the named type."
+        ) from error
+    fields: dict[str, Any] = {}
+    context_parameter: str | None = None
+    for parameter in inspect.signature(function).parameters.values():
+        key = f"{where}: parameter"
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise DefinitionError(
+                key, parameter.name, "a model cannot fill it", "Use plain named parameters."
+            )
+        hint = hints.get(parameter.name)
+        if hint is ToolContext:
+            context_parameter = parameter.name
+            continue
+        if hint is None:
+            raise DefinitionError(
+                key, parameter.name, "has no annotation", "Annotate it: the schema comes from there."
+            )
+        default = ... if parameter.default is parameter.empty else parameter.default
+        described_as = described.get(parameter.name)
+        options = {"description": described_as} if described_as else {}
+        fields[parameter.name] = (hint, Field(default=default, **options))
+    unknown = set(described) - set(fields) - {context_parameter}
+    if unknown:
+        raise DefinitionError(
+            f"{where}: docstring", sorted(unknown)[0], "describes no parameter", "Rename or drop it."
+        )
+    return fields, context_parameter
+
+
+def _drop_titles(schema: Any) -> None:
+    """Remove pydantic's generated titles: tokens that tell a model nothing."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("title"), str):
+            del schema["title"]
+        for value in schema.values():
+            _drop_titles(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            _drop_titles(value)
+
