@@ -47,9 +47,7 @@ class ToolExecutor:
         self._tools: dict[str, Tool] = {}
         for tool in tools:
             if self._tools.setdefault(tool.name, tool) is not tool:
-                raise DefinitionError(
-                    "tools", tool.name, "two tools have this name", "Rename one of them."
-                )
+                raise DefinitionError("tools", tool.name, "two tools have this name", "Rename one of them.")
 
     @property
     def tools(self) -> Mapping[str, Tool]:
@@ -61,9 +59,7 @@ class ToolExecutor:
         status, content = await self._execute(name, arguments, ctx)
         return ToolOutcome(status=status, content=content, seconds=time.monotonic() - started)
 
-    async def _execute(
-        self, name: str, arguments: Mapping[str, Any], ctx: ToolContext
-    ) -> tuple[Status, str]:
+    async def _execute(self, name: str, arguments: Mapping[str, Any], ctx: ToolContext) -> tuple[Status, str]:
         tool = self._tools.get(name)
         if tool is None:
             known = ", ".join(sorted(self._tools)) or "none"

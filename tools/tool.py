@@ -118,9 +118,7 @@ def _make_tool(
             f"{where}: description", text, "missing", "Write a docstring: the model chooses by it."
         )
     fields, context_parameter = _argument_fields(function, where, doc.parameters)
-    arguments = create_model(
-        f"{tool_name}_arguments", __config__=ConfigDict(extra="forbid"), **fields
-    )
+    arguments = create_model(f"{tool_name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
     parameters = arguments.model_json_schema()
     _drop_titles(parameters)
     parameters.setdefault("properties", {})
@@ -168,7 +166,7 @@ def _argument_fields(
             )
         default = ... if parameter.default is parameter.empty else parameter.default
         described_as = described.get(parameter.name)
-        options = {"description": described_as} if described_as else {}
+        options: dict[str, Any] = {"description": described_as} if described_as else {}
         fields[parameter.name] = (hint, Field(default=default, **options))
     unknown = set(described) - set(fields) - {context_parameter}
     if unknown:
@@ -188,4 +186,3 @@ def _drop_titles(schema: Any) -> None:
     elif isinstance(schema, list):
         for value in schema:
             _drop_titles(value)
-
