@@ -1,0 +1,1 @@
+"""Measurements of Admiralty beside what else one could run; never installed."""

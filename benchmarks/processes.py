@@ -1,0 +1,151 @@
+"""Start, measure and end the processes of a system, with all their descendants.
+
+Descendants are found by a mark in their environment, not by parentage: Ray and HAProxy detach from whoever
+started them. Only marked processes are ever signalled.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+MARK: Final = "ADMIRALTY_BENCHMARK"
+ROOT: Final = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessUse:
+    """What one process uses now."""
+
+    pid: int
+    name: str
+    cpu_seconds: float
+    rss_mb: float
+    """Resident set; pages shared between processes count in each."""
+    uss_mb: float
+    """Memory that ending this process would free."""
+
+
+class ProcessGroup:
+    """One command and everything it starts."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self._mark = uuid.uuid4().hex
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        self._main = subprocess.Popen(
+            list(command),
+            cwd=ROOT,
+            env={**os.environ, **(environment or {}), MARK: self._mark},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether the command itself still runs."""
+        return self._main.poll() is None
+
+    def output(self, characters: int = 3000) -> str:
+        """The end of what the command wrote."""
+        self._log.flush()
+        return os.pread(self._log.fileno(), 10_000_000, 0).decode(errors="replace")[-characters:]
+
+    def pids(self) -> list[int]:
+        """All live processes that carry the mark."""
+        mark = f"{MARK}={self._mark}".encode()
+        return [pid for pid in _all_pids() if mark in (_read(pid, "environ") or b"").split(b"\0")]
+
+    def use(self) -> list[ProcessUse]:
+        """CPU and memory of each process, by pid."""
+        return [use for pid in self.pids() if (use := process_use(pid)) is not None]
+
+    def stop(self, grace_seconds: float = 20.0) -> None:
+        """Ask the command to end, wait, then kill whatever it left behind."""
+        if self.running:
+            self._main.terminate()
+            try:
+                self._main.wait(grace_seconds)
+            except subprocess.TimeoutExpired:
+                self._main.kill()
+                self._main.wait(5)
+        for pid in self.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._log.close()
+
+
+def process_use(pid: int) -> ProcessUse | None:
+    """What a process uses, read from Linux's /proc; None if it is gone."""
+    stat, memory = _read(pid, "stat"), _read(pid, "smaps_rollup")
+    if stat is None or memory is None:
+        return None
+    fields = stat.rpartition(b")")[2].split()  # the name before it may contain spaces
+    lines = [line.split() for line in memory.splitlines() if line.endswith(b"kB")]
+    kilobytes = {words[0]: int(words[1]) for words in lines}
+    return ProcessUse(
+        pid=pid,
+        name=_short_name(pid),
+        cpu_seconds=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
+        rss_mb=kilobytes[b"Rss:"] / 1024,
+        uss_mb=(kilobytes[b"Private_Clean:"] + kilobytes[b"Private_Dirty:"]) / 1024,
+    )
+
+
+def cpu_between(before: Sequence[ProcessUse], after: Sequence[ProcessUse]) -> float:
+    """CPU seconds used between two samples; a process that ended in between is not counted."""
+    earlier = {use.pid: use.cpu_seconds for use in before}
+    return sum(use.cpu_seconds - earlier.get(use.pid, 0.0) for use in after)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, group: ProcessGroup, timeout_seconds: float) -> None:
+    """Wait until something listens on the port.
+
+    Raises:
+        RuntimeError: the command ended, or the time is up; with the end of its output.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if not group.running or time.monotonic() > deadline:
+            state = "did not listen in time" if group.running else "ended"
+            raise RuntimeError(f"port {port}: the command {state}. Its output ends:\n{group.output()}")
+        time.sleep(0.05)
+
+
+def _all_pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _read(pid: int, name: str) -> bytes | None:
+    """A file of /proc/PID; None for a process that is gone or somebody else's."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return None
+
+
+def _short_name(pid: int) -> str:
+    command = (_read(pid, "cmdline") or b"").decode(errors="replace").rstrip("\0").split("\0")
+    if "-m" in command[:-1]:
+        return command[command.index("-m") + 1]
+    return Path(command[0]).name[:60]
