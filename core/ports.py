@@ -17,7 +17,7 @@ AgentHost         ``runtime.hosts.LocalAgentHost``            one deployment for
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -35,6 +35,12 @@ from admiralty.core.values import (
 
 Vectors = NDArray[np.float32]
 """Shape (number of texts, dimension), each row of length 1."""
+
+AnswerStream = AsyncGenerator[TokenDelta | ModelReply, None]
+"""An answer's text as it comes, then exactly one ModelReply. Closing it ends the call."""
+
+VisitStream = AsyncGenerator[Event | VisitResult, None]
+"""What happens in a visit, then exactly one VisitResult. Closing it ends the visit."""
 
 
 class Clock(Protocol):
@@ -93,7 +99,7 @@ class ModelProvider(Protocol):
         """Short name in model names: ``openai`` in ``openai:gpt-5-mini``."""
         ...
 
-    def stream(self, call: ModelCall, model: str) -> AsyncIterator[TokenDelta | ModelReply]:
+    def stream(self, call: ModelCall, model: str) -> AnswerStream:
         """Ask ``model`` (its name without the provider) and yield text as it comes.
 
         The last value is the ModelReply with real usage. Never retries by itself. Raises
@@ -107,7 +113,7 @@ class ModelProvider(Protocol):
 class Scheduler(Protocol):
     """The one way to a model."""
 
-    def stream(self, call: ModelCall) -> AsyncIterator[TokenDelta | ModelReply]:
+    def stream(self, call: ModelCall) -> AnswerStream:
         """Yield the answer's text as it comes, then the ModelReply. Raises AdmiraltyError."""
         ...
 
@@ -120,7 +126,7 @@ class Scheduler(Protocol):
 class AgentHost(Protocol):
     """Where agents run: in this process, or each in a deployment of its own."""
 
-    def visit(self, visit: Visit) -> AsyncIterator[Event | VisitResult]:
+    def visit(self, visit: Visit) -> VisitStream:
         """Run ``visit.caller.agent`` on ``visit``; yield events, then the VisitResult.
 
         A visit is a function of its messages: if it breaks off, it may be started again with the

@@ -88,6 +88,22 @@ class ModelCall:
     """Seconds since the epoch after which nobody waits for the answer."""
     stop: tuple[str, ...] = ()
     temperature: float | None = None
+    streaming: bool = True
+    """Whether anybody reads the text as it comes; if not, the provider is asked for it in one piece."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A model that a call can be routed to."""
+
+    provider: str
+    name: str
+    tier: Tier
+
+    @property
+    def id(self) -> str:
+        """``provider:name``."""
+        return f"{self.provider}:{self.name}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +186,7 @@ class Visit:
     deadline: float | None = None
     steps_left: int = 25
     """Model calls that remain to this turn."""
+    streaming: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,138 @@
+"""Settings: from ``ADMIRALTY_*`` variables, a ``.env`` file, or the command line. Checked at construction.
+
+The only place that reads the environment. One Settings value is built by the composition root and
+handed to every process of the fleet.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from admiralty.core.errors import ConfigurationError
+from admiralty.core.values import TIERS, Tier
+
+EMBEDDED_MODEL = "extractive:desk"
+"""The model that needs no account: composes answers by rules, price 0."""
+
+_OPENAI_MODELS: dict[Tier, str] = {
+    "small": "openai:gpt-5.4-nano",
+    "mid": "openai:gpt-5.4-mini",
+    "frontier": "openai:gpt-5.5",
+}
+_ANTHROPIC_MODELS: dict[Tier, str] = {
+    "small": "anthropic:claude-haiku-4-5",
+    "mid": "anthropic:claude-sonnet-5",
+    "frontier": "anthropic:claude-opus-5",
+}
+
+
+class Settings(BaseSettings):
+    """Everything that an operator may set. Environment variables are the names below in capitals
+    after ``ADMIRALTY_``; the providers' own key variables are understood too.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="ADMIRALTY_",
+        env_file=".env",
+        env_nested_delimiter="__",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    home: Path = Path(".admiralty")
+    """Folder for everything that is kept: databases, tokens, logs."""
+    data: Path | None = None
+    """Data for the fleet, as its ``setup`` understands it."""
+    database_url: str | None = None
+    """``sqlite:///path`` or ``postgresql://...``; by default SQLite in ``home``."""
+    sqlite_synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
+
+    host: str = "0.0.0.0"  # noqa: S104 - HAProxy binds every interface, so we say so; keys are always required
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    dashboard_port: Annotated[int, Field(ge=1, le=65535)] = 8265
+    gateway_replicas: Annotated[int, Field(ge=1)] = 2
+    max_message_bytes: Annotated[int, Field(ge=1)] = 1_000_000
+    """Largest request body that a door takes; larger ones are answered with 413."""
+    haproxy: bool = True
+    """Serve's HAProxy ingress; ``false`` uses the Python proxy, which needs no binary."""
+
+    models: dict[Tier, str] = Field(default_factory=dict)
+    """Model for each tier as ``provider:name``, e.g. ``{"small": "openai:gpt-5.4-nano"}``."""
+    openai_api_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("ADMIRALTY_OPENAI_API_KEY", "OPENAI_API_KEY")
+    )
+    openai_base_url: str | None = Field(
+        None, validation_alias=AliasChoices("ADMIRALTY_OPENAI_BASE_URL", "OPENAI_BASE_URL")
+    )
+    """Any OpenAI-compatible server: vLLM, llama.cpp, Ray Serve LLM."""
+    anthropic_api_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("ADMIRALTY_ANTHROPIC_API_KEY", "ANTHROPIC_API_KEY")
+    )
+    provider_timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds without an answer after which a provider counts as unavailable."""
+    embedder: str = "auto"
+    """``auto``, ``hashing``, ``sentence-transformers`` or ``sentence-transformers:NAME``."""
+
+    @classmethod
+    def load(cls, **values: Any) -> Settings:
+        """Build settings; ``values`` win over the environment. Raises ConfigurationError."""
+        given = {name: value for name, value in values.items() if value is not None}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(str(part) for part in item['loc'])} = {item.get('input')!r}: {item['msg']}"
+                for item in error.errors(include_url=False)
+            )
+            raise ConfigurationError(
+                f"Settings: {problems}. They come from ADMIRALTY_* variables, .env or flags."
+            ) from None
+
+    @model_validator(mode="after")
+    def _models_are_named(self) -> Settings:
+        for tier, name in self.models.items():
+            provider, _, model = name.partition(":")
+            if not provider or not model:
+                raise ValueError(f"models[{tier!r}] = {name!r}: write provider:name, as in {EMBEDDED_MODEL}")
+        if self.openai_base_url and not self.models:
+            raise ValueError(
+                "openai_base_url is set, but no model is named: "
+                "set ADMIRALTY_MODELS__SMALL=openai:NAME to one that the server has"
+            )
+        return self
+
+    @property
+    def resolved_home(self) -> Path:
+        """The home folder, absolute."""
+        return self.home.expanduser().resolve()
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database's URL, with the default filled in."""
+        return self.database_url or f"sqlite:///{self.resolved_home / 'admiralty.sqlite3'}"
+
+    @property
+    def tier_models(self) -> dict[Tier, str]:
+        """The model of every tier: as set, else by the key that is there, else the embedded one.
+
+        With an OpenAI-compatible base URL, the server's models are unknown to us: name at least
+        one in ``models``; a tier without one then uses the next higher, else the next lower.
+        """
+        known: dict[Tier, str] = {}
+        if not self.models and self.openai_base_url is None:
+            if self.openai_api_key:
+                known = _OPENAI_MODELS
+            elif self.anthropic_api_key:
+                known = _ANTHROPIC_MODELS
+        chosen: dict[Tier, str] = {**known, **self.models}
+        result: dict[Tier, str] = {"none": chosen.get("none", EMBEDDED_MODEL)}
+        paid = TIERS[1:]
+        for position, tier in enumerate(paid):
+            nearest = [*paid[position:], *reversed(paid[:position])]
+            result[tier] = next((chosen[other] for other in nearest if other in chosen), result["none"])
+        return result

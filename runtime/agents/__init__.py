@@ -1,0 +1,1 @@
+"""Running agents: the standard loop, user-written graphs, and where they run."""

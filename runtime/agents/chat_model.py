@@ -1,0 +1,179 @@
+"""The scheduler as a LangChain chat model: what user-written graphs are given instead of a vendor's.
+
+Whatever LangChain builds on a chat model (tools, structured output, middleware, agents) works on
+it, and none of it can reach a provider around the scheduler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import ConfigDict, SkipValidation
+
+from admiralty.core.ids import new_id
+from admiralty.core.ports import Scheduler
+from admiralty.core.values import ModelCall, ModelReply, TokenDelta, Usage
+
+Describe = Callable[[], ModelCall]
+"""Returns a call without messages: who asks, for which run, with which tier and deadline."""
+
+
+class ScheduledChatModel(BaseChatModel):
+    """A chat model whose every call passes the scheduler.
+
+    ``describe`` says on whose behalf a call is made; ``on_reply`` is told of each reply.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    scheduler: SkipValidation[Scheduler]
+    describe: SkipValidation[Describe]
+    on_reply: SkipValidation[Callable[[ModelReply], None]] | None = None
+
+    @property
+    def _llm_type(self) -> str:
+        return "admiralty"
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> Runnable[Any, AIMessage]:
+        # tool_choice is LangChain's way to force structured output; with one tool and "any" our
+        # providers are asked for that tool's schema as output instead.
+        formatted = [convert_to_openai_tool(tool) for tool in tools]
+        return self.bind(tools=formatted, tool_choice=tool_choice, **kwargs)
+
+    def _call(self, messages: Sequence[BaseMessage], stop: list[str] | None, **options: Any) -> ModelCall:
+        tools = tuple(options.get("tools") or ())
+        forced = options.get("tool_choice") in ("any", True) or isinstance(options.get("tool_choice"), dict)
+        schema = None
+        if forced and len(tools) == 1:
+            function = tools[0]["function"]
+            schema = {"title": function["name"], **function["parameters"]}
+            tools = ()
+        described = self.describe()
+        return replace(
+            described,
+            id=new_id("call"),
+            messages=tuple(messages),
+            tools=tools,
+            output_schema=schema,
+            stop=tuple(stop or ()),
+            max_output_tokens=options.get("max_tokens", described.max_output_tokens),
+        )
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002 - LangChain's signature
+        **kwargs: Any,
+    ) -> ChatResult:
+        call = replace(self._call(messages, stop, **kwargs), streaming=False)
+        reply = await self.scheduler.complete(call)
+        if self.on_reply:
+            self.on_reply(reply)
+        return ChatResult(generations=[ChatGeneration(message=_message(call, reply))])
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        call = self._call(messages, stop, **kwargs)
+        said = False
+        async with aclosing(self.scheduler.stream(call)) as stream:
+            async for chunk in stream:
+                if isinstance(chunk, TokenDelta):
+                    said = True
+                    piece = ChatGenerationChunk(message=AIMessageChunk(content=chunk.text))
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=piece)
+                    yield piece
+                else:
+                    if self.on_reply:
+                        self.on_reply(chunk)
+                    yield ChatGenerationChunk(message=_last_chunk(_message(call, chunk), said))
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - LangChain's signature
+        **kwargs: Any,
+    ) -> ChatResult:
+        """Forward to the asynchronous door, on a loop of its own: there is no second implementation."""
+        result: list[ChatResult | BaseException] = []
+
+        def work() -> None:
+            try:
+                result.append(asyncio.run(self._agenerate(messages, stop, None, **kwargs)))
+            except BaseException as error:
+                result.append(error)
+
+        thread = threading.Thread(target=work, name="scheduled-chat-model")
+        thread.start()
+        thread.join()
+        if isinstance(result[0], BaseException):
+            raise result[0]
+        return result[0]
+
+
+def _message(call: ModelCall, reply: ModelReply) -> AIMessage:
+    """Return the reply as LangChain expects it: a forced tool's arguments as a tool call."""
+    usage = _usage_metadata(reply.usage)
+    metadata = {"model_name": reply.model, "finish_reason": reply.finish_reason, **reply.metadata}
+    if call.output_schema is None:
+        return AIMessage(
+            content=reply.message.content,
+            tool_calls=reply.message.tool_calls,
+            usage_metadata=usage,
+            response_metadata=metadata,
+        )
+
+    arguments = json.loads(str(reply.message.text))
+    forced = {"name": str(call.output_schema["title"]), "args": arguments, "id": call.id, "type": "tool_call"}
+    return AIMessage(content="", tool_calls=[forced], usage_metadata=usage, response_metadata=metadata)
+
+
+def _last_chunk(message: AIMessage, said: bool) -> AIMessageChunk:
+
+    return AIMessageChunk(
+        content="" if said else message.content,
+        tool_call_chunks=[
+            tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=index)
+            for index, call in enumerate(message.tool_calls)
+        ],
+        usage_metadata=message.usage_metadata,
+        response_metadata=message.response_metadata,
+    )
+
+
+def _usage_metadata(usage: Usage) -> UsageMetadata:
+    return UsageMetadata(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        total_tokens=usage.total_tokens,
+        input_token_details={"cache_read": usage.cached_tokens, "cache_creation": usage.cache_write_tokens},
+        output_token_details={"reasoning": usage.reasoning_tokens},
+    )

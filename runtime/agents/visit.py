@@ -1,0 +1,301 @@
+"""One agent's part of a turn: ask the model, run the tools it wants, until it answers or hands off.
+
+A visit is a function of its messages. It knows neither where it runs nor which model answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages.tool import ToolCall
+from pydantic import BaseModel, ValidationError
+
+from admiralty.agents import Agent, Fleet
+from admiralty.core.errors import DeadlineExceeded, LimitExceeded, OutputInvalid
+from admiralty.core.ids import new_id
+from admiralty.core.money import to_dollars
+from admiralty.core.ports import Memory, Scheduler, VisitStream
+from admiralty.core.values import Event, ModelCall, ModelReply, TokenDelta, Visit, VisitResult
+from admiralty.tools import Tool, ToolContext, ToolExecutor, ToolOutcome
+
+HANDOFF = "handoff_to_"
+"""Prefix of the tools by which an agent without structured output hands off."""
+
+OUTPUT_ATTEMPTS = 2
+"""How often a model is asked for structured output before its answer counts as invalid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What every agent of a process shares."""
+
+    scheduler: Scheduler
+    memory: Memory | None
+    resources: Any
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """What a visit has produced so far."""
+
+    visit: Visit
+    session: dict[str, Any]
+    messages: list[BaseMessage] = field(default_factory=list)
+    steps: int = 0
+
+    def result(self, *, handoff: str | None = None, output: Mapping[str, Any] | None = None) -> VisitResult:
+        return VisitResult(
+            messages=tuple(self.messages),
+            session=self.session,
+            handoff=handoff,
+            output=output,
+            steps=self.steps,
+        )
+
+
+class StandardAgent:
+    """Runs visits to one agent with the standard loop."""
+
+    def __init__(self, fleet: Fleet, agent: Agent, surroundings: Surroundings) -> None:
+        self._agent = agent
+        self._around = surroundings
+        self._executor = ToolExecutor(tool for tool in agent.tools if isinstance(tool, Tool))
+        self._system = SystemMessage(_instructions(fleet, agent))
+        self._schemas = tuple(tool.schema for tool in self._executor.tools.values())
+        if agent.output is None:
+            self._schemas += tuple(_handoff_tool(fleet.agent(name)) for name in agent.handoffs)
+        self._output_schema = agent.output_schema
+
+    async def visit(self, visit: Visit) -> VisitStream:
+        progress = Progress(visit=visit, session=dict(visit.session))
+        run = self._structured(progress) if self._agent.output else self._loop(progress)
+        async with aclosing(run) as stream:
+            async for item in stream:
+                yield item
+
+    async def _loop(self, progress: Progress) -> VisitStream:
+        while True:
+            reply: ModelReply | None = None
+            async with aclosing(self._ask(progress)) as stream:
+                async for item in stream:
+                    if isinstance(item, ModelReply):
+                        reply = item
+                    else:
+                        yield item
+            if reply is None or not reply.message.tool_calls:
+                break
+            calls = reply.message.tool_calls
+            async with aclosing(self._run_tools(progress, calls)) as events:
+                async for event in events:
+                    yield event
+            if target := _wanted_handoff(calls, self._agent):
+                yield handoff_event(self._agent.name, target, calls[0]["args"].get("reason", ""))
+                yield progress.result(handoff=target)
+                return
+        yield progress.result()
+
+    async def _structured(self, progress: Progress) -> VisitStream:
+        """Ask for the declared output; say what was wrong and ask once more if it does not fit."""
+        problem = ""
+        for _ in range(OUTPUT_ATTEMPTS):
+            reply: ModelReply | None = None
+            try:
+                async with aclosing(self._ask(progress, keep=False)) as stream:
+                    async for item in stream:
+                        if isinstance(item, ModelReply):
+                            reply = item
+                        elif item.type != "token":
+                            yield item
+                output = self._parse(reply)
+            except (OutputInvalid, ValidationError) as error:
+                problem = str(error)
+                continue
+            target = getattr(output, "handoff", None)
+            if target is not None:
+                yield handoff_event(self._agent.name, str(target), str(getattr(output, "reason", "")))
+            elif reply is not None:
+                progress.messages.append(_named(reply, self._agent.name))
+            content = output.model_dump(mode="json")
+            yield progress.result(handoff=None if target is None else str(target), output=content)
+            return
+        raise OutputInvalid(f"{self._agent.name} gave no answer of the form it declares: {problem}")
+
+    def _parse(self, reply: ModelReply | None) -> BaseModel:
+        output = self._agent.output
+        if output is None or reply is None:
+            raise OutputInvalid("there was no answer")
+        return output.model_validate_json(str(reply.message.text))
+
+    async def _ask(self, progress: Progress, *, keep: bool = True) -> Any:
+        """Make one model call: yield its events, its tokens, and last the reply itself."""
+        visit, agent = progress.visit, self._agent
+        if progress.steps >= min(agent.max_steps, visit.steps_left):
+            raise LimitExceeded(f"{agent.name} made {progress.steps} model calls without an answer.")
+        if visit.deadline is not None and time.time() > visit.deadline:
+            raise DeadlineExceeded("The turn took longer than its limit.")
+        progress.steps += 1
+        call = ModelCall(
+            id=new_id("call"),
+            caller=visit.caller,
+            messages=(self._system, *visit.messages, *progress.messages),
+            tools=self._schemas,
+            output_schema=self._output_schema,
+            tier=agent.tier,
+            max_output_tokens=agent.max_output_tokens,
+            temperature=agent.temperature,
+            deadline=visit.deadline,
+            streaming=visit.streaming and self._output_schema is None,
+        )
+        yield Event(type="step", data={"agent": agent.name, "step": progress.steps, "call_id": call.id})
+        if not call.streaming:
+            reply = await self._around.scheduler.complete(call)
+        else:
+            async with aclosing(self._around.scheduler.stream(call)) as stream:
+                async for chunk in stream:
+                    if isinstance(chunk, TokenDelta):
+                        yield Event(type="token", data={"text": chunk.text, "agent": agent.name})
+                    else:
+                        reply = chunk
+        yield cost_event(agent.name, reply)
+        if keep:
+            progress.messages.append(_named(reply, agent.name))
+        yield reply
+
+    async def _run_tools(self, progress: Progress, calls: Sequence[ToolCall]) -> Any:
+        """Run tool calls: reads side by side, everything else one after the other, in order."""
+        for call in calls:
+            yield tool_event(self._agent.name, call, status="started")
+        tools = self._executor.tools
+        only_reads = all(
+            (tool := tools.get(call["name"])) is not None and tool.effect == "read" for call in calls
+        )
+        if only_reads and len(calls) > 1:
+            outcomes = await asyncio.gather(*(self._run_tool(progress, call) for call in calls))
+        else:
+            outcomes = [await self._run_tool(progress, call) for call in calls]
+        for call, outcome in zip(calls, outcomes, strict=True):
+            yield tool_event(self._agent.name, call, status=outcome.status, outcome=outcome)
+            progress.messages.append(
+                ToolMessage(
+                    content=outcome.content,
+                    tool_call_id=call["id"] or "",
+                    name=call["name"],
+                    status="error" if outcome.status == "error" else "success",
+                )
+            )
+
+    async def _run_tool(self, progress: Progress, call: ToolCall) -> ToolOutcome:
+        name = call["name"]
+        if name.startswith(HANDOFF) and name.removeprefix(HANDOFF) in self._agent.handoffs:
+            return ToolOutcome(status="ok", content=f"{name.removeprefix(HANDOFF)} goes on.", seconds=0.0)
+        context = tool_context(progress.visit, call, progress.session, self._around)
+        return await self._executor.execute(name, call["args"], context)
+
+
+def tool_context(visit: Visit, call: ToolCall, session: dict[str, Any], around: Surroundings) -> ToolContext:
+    """Return what a tool call of this visit is given."""
+    return ToolContext(
+        caller=visit.caller,
+        call_id=call["id"] or new_id("call"),
+        turn=visit.turn,
+        user_message=last_user_text(visit.messages),
+        session=session,
+        resources=around.resources,
+        memory=around.memory,
+    )
+
+
+def last_user_text(messages: Sequence[BaseMessage]) -> str:
+    """Return the text of the newest user message."""
+    for message in reversed(messages):
+        if isinstance(message, HumanMessage):
+            return str(message.text)
+    return ""
+
+
+def cost_event(agent: str, reply: ModelReply) -> Event:
+    """Return the event that tells what a model call used."""
+    usage = reply.usage
+    return Event(
+        type="cost",
+        data={
+            "agent": agent,
+            "model": reply.model,
+            "tier": reply.tier,
+            "usage": {
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+                "cached_tokens": usage.cached_tokens,
+                "reasoning_tokens": usage.reasoning_tokens,
+            },
+            "cost_usd": None if reply.cost is None else str(to_dollars(reply.cost)),
+            "seconds": round(reply.seconds, 4),
+        },
+    )
+
+
+def _instructions(fleet: Fleet, agent: Agent) -> str:
+    text = agent.instructions.text
+    if agent.handoffs:
+        lines = [f"- {name}: {fleet.agent(name).description or name}" for name in agent.handoffs]
+        text += "\n\nYou may hand the conversation over to:\n" + "\n".join(lines)
+    return text
+
+
+def _handoff_tool(target: Agent) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "function": {
+            "name": f"{HANDOFF}{target.name}",
+            "description": f"Hand the conversation over to {target.name}: {target.description}",
+            "parameters": {
+                "type": "object",
+                "properties": {"reason": {"type": "string", "description": "Why, in a few words."}},
+                "required": ["reason"],
+            },
+        },
+    }
+
+
+def _wanted_handoff(calls: Sequence[ToolCall], agent: Agent) -> str | None:
+    for call in calls:
+        target = call["name"].removeprefix(HANDOFF)
+        if call["name"].startswith(HANDOFF) and target in agent.handoffs:
+            return target
+    return None
+
+
+def _named(reply: ModelReply, agent: str) -> AIMessage:
+    message = reply.message
+    return AIMessage(
+        content=message.content,
+        tool_calls=message.tool_calls,
+        id=message.id,
+        name=agent,
+        response_metadata={"model": reply.model, **reply.metadata},
+    )
+
+
+def handoff_event(source: str, target: str, reason: str) -> Event:
+    """Return the event that tells of a handoff."""
+    return Event(type="handoff", data={"source": source, "target": target, "reason": reason})
+
+
+def tool_event(agent: str, call: ToolCall, *, status: str, outcome: ToolOutcome | None = None) -> Event:
+    """Return the event that tells of a tool call's start or end."""
+    data: dict[str, Any] = {
+        "agent": agent,
+        "call_id": call["id"],
+        "name": call["name"],
+        "arguments": call["args"],
+        "status": status,
+    }
+    if outcome is not None:
+        data |= {"result": outcome.content, "seconds": round(outcome.seconds, 4)}
+    return Event(type="tool", data=data)

@@ -1,0 +1,322 @@
+"""Turns as runs: started, followed live by any number of listeners, ended and stored exactly once.
+
+A run belongs to the process, not to the request that started it: who started it may leave, and
+find the answer in the conversation later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage
+from langgraph.checkpoint.base import BaseCheckpointSaver
+
+from admiralty.agents import Fleet
+from admiralty.core.errors import AdmiraltyError, NotFound, Retryable
+from admiralty.core.money import Nanos, from_dollars, to_dollars
+from admiralty.core.ports import AgentHost, Clock
+from admiralty.core.values import Caller, Event, Identity
+from admiralty.runtime.conversations.graph import TurnContext, TurnState, build_graph, recent
+from admiralty.runtime.problems import problem
+from admiralty.runtime.storage.conversations import (
+    LEASE_SECONDS,
+    Conversation,
+    ConversationStore,
+    Run,
+    RunStatus,
+    StoredEvent,
+)
+from admiralty.runtime.storage.usage import ModelCallLog, UsageLine
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class LiveRun:
+    """A run of this process, as it happens."""
+
+    run: Run
+    happened: list[Event] = field(default_factory=list)
+    ended: bool = False
+    task: asyncio.Task[None] | None = None
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def emit(self, event: Event) -> None:
+        """Tell all listeners."""
+        self.happened.append(event)
+        self._wake()
+
+    def end(self) -> None:
+        """Tell all listeners that nothing more will come."""
+        self.ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def follow(self) -> AsyncGenerator[Event, None]:
+        """Yield every event of the run, from its first, until it has ended and is stored."""
+        position = 0
+        while True:
+            news = self._news
+            while position < len(self.happened):
+                yield self.happened[position]
+                position += 1
+            if self.ended:
+                return
+            await news.wait()
+
+    def cancel(self) -> None:
+        """End the run as soon as possible; it is stored as cancelled."""
+        if self.task is not None:
+            self.task.cancel()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationView:
+    """A conversation with everything that happened in it so far."""
+
+    conversation: Conversation
+    runs: Sequence[Run]
+    events: Sequence[StoredEvent]
+    usage: Sequence[UsageLine]
+
+
+class Conversations:
+    """The conversations of one fleet, in this process."""
+
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        host: AgentHost,
+        store: ConversationStore,
+        calls: ModelCallLog,
+        checkpointer: BaseCheckpointSaver[Any],
+        clock: Clock,
+    ) -> None:
+        self.fleet = fleet
+        self._store = store
+        self._calls = calls
+        self._clock = clock
+        self._graph = build_graph(fleet, host, checkpointer)
+        self._live: dict[str, LiveRun] = {}
+        self._draining = False
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def create(
+        self,
+        identity: Identity,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        history: Sequence[BaseMessage] = (),
+    ) -> Conversation:
+        """Make a conversation; ``history`` is what was said elsewhere before."""
+        conversation = await self._store.create(identity, self.fleet.name, metadata)
+        if history:
+            config: Any = {"configurable": {"thread_id": conversation.id}}
+            await self._graph.aupdate_state(config, {"messages": list(history)}, as_node=self.fleet.entry)
+        return conversation
+
+    async def view(self, identity: Identity, conversation_id: str) -> ConversationView:
+        """Return a conversation with its runs, events and usage. Raises NotFound."""
+        conversation = await self._store.get(identity, conversation_id)
+        runs, events, usage = await asyncio.gather(
+            self._store.runs(identity, conversation_id),
+            self._store.events(identity, conversation_id),
+            self._calls.by_conversation(conversation_id),
+        )
+        return ConversationView(conversation=conversation, runs=runs, events=events, usage=usage)
+
+    async def recent(self, identity: Identity, *, limit: int = 50) -> list[Conversation]:
+        """Return the tenant's conversations, last changed first."""
+        return await self._store.recent(identity, limit=limit)
+
+    async def say(
+        self,
+        identity: Identity,
+        conversation_id: str,
+        message: str,
+        *,
+        agent: str | None = None,
+        streaming: bool = True,
+    ) -> LiveRun:
+        """Begin a turn with a user's message, at the fleet's entry or at ``agent``.
+
+        The message is stored when this returns. Raises NotFound, Conflict while an earlier turn is
+        being answered, Retryable while this process shuts down.
+        """
+        if self._draining:
+            raise Retryable("This replica is shutting down; ask again.", retry_after=1.0)
+        entry = agent or self.fleet.entry
+        if entry not in {known.name for known in self.fleet.agents}:
+            raise NotFound(f"The fleet {self.fleet.name} has no agent {entry!r}.")
+        run = await self._store.start_run(identity, conversation_id, message)
+        live = LiveRun(run=run)
+        live.emit(Event(type="run", data={**_run_data(run), "fleet": self.fleet.name}))
+        self._live[run.id] = live
+        live.task = asyncio.create_task(self._execute(identity, live, entry, streaming))
+        if self._renewal is None:
+            self._renewal = asyncio.create_task(self._keep_alive())
+        return live
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new turns, wait up to ``seconds`` for the running ones, then cancel those."""
+        self._draining = True
+        tasks = [live.task for live in self._live.values() if live.task]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        if self._renewal is not None:
+            self._renewal.cancel()
+
+    async def _execute(self, identity: Identity, live: LiveRun, entry: str, streaming: bool) -> None:
+        run, started = live.run, self._clock.now()
+        status: RunStatus = "done"
+        answer: str | None = None
+        error: Mapping[str, Any] | None = None
+        try:
+            async with asyncio.timeout(self.fleet.limits.seconds):
+                message = await self._turn(identity, live, entry, started, streaming)
+            answer = str(message.text)
+            live.emit(_message_event(message, run.turn))
+            last = Event(type="done", data=self._done(live, message, self._clock.now() - started))
+        except asyncio.CancelledError:
+            status = "cancelled"
+            error = problem(Retryable("The run was cancelled before it had an answer."), code="cancelled")
+        except TimeoutError:
+            status = "failed"
+            error = problem(
+                Retryable(f"The turn took longer than its {self.fleet.limits.seconds:g} s."),
+                code="deadline_exceeded",
+                status=504,
+            )
+        except AdmiraltyError as failure:
+            status, error = "failed", problem(failure)
+        except Exception as failure:
+            logger.exception("run %s failed", run.id)
+            status, error = "failed", problem(failure)
+        if error is not None:
+            last = Event(type="error", data={**error, "run_id": run.id})
+        stored = [event for event in live.happened[1:] if event.type != "token"]
+        try:
+            # Listeners hear the end only when it is stored: what was told to a client is never lost.
+            await asyncio.shield(
+                self._store.finish_run(
+                    run, status=status, answer=answer, error=error, happened=[*stored, last]
+                )
+            )
+        except AdmiraltyError as failure:
+            logger.exception("run %s could not be stored", run.id)
+            last = Event(type="error", data={**problem(failure), "run_id": run.id})
+        live.emit(last)
+        live.end()
+        self._live.pop(run.id, None)
+
+    async def _turn(
+        self, identity: Identity, live: LiveRun, entry: str, started: float, streaming: bool
+    ) -> AIMessage:
+        run, fleet = live.run, self.fleet
+        context = TurnContext(
+            caller=Caller(
+                identity=identity,
+                fleet=fleet.name,
+                agent=entry,
+                agent_version="",
+                conversation_id=run.conversation_id,
+                run_id=run.id,
+            ),
+            deadline=started + fleet.limits.seconds,
+            streaming=streaming,
+            emit=live.emit,
+        )
+        said = HumanMessage(run.message)
+        given: TurnState = {
+            "messages": [said],
+            "turn": run.turn,
+            "entry": entry,
+            "steps": 0,
+            "handoffs": 0,
+        }
+        config: Any = {
+            "configurable": {"thread_id": run.conversation_id},
+            "recursion_limit": fleet.limits.handoffs + 4,
+        }
+        state = await self._graph.ainvoke(given, config, context=context, durability="exit")
+        messages: list[BaseMessage] = state["messages"]
+        if len(messages) > 2 * fleet.limits.history:
+            kept = recent(messages, fleet.limits.history)
+            await self._graph.aupdate_state(
+                config, {"messages": [RemoveMessage(id="all"), *kept]}, as_node=entry
+            )
+        for message in reversed(messages):
+            if isinstance(message, AIMessage) and message.text:
+                return message
+            if isinstance(message, HumanMessage):
+                break
+        raise AdmiraltyError("The fleet ended the turn without an answer.")
+
+    def _done(self, live: LiveRun, message: AIMessage, seconds: float) -> dict[str, Any]:
+        tokens = {"input_tokens": 0, "output_tokens": 0}
+        cost, unpriced = 0, 0
+        for event in live.happened:
+            if event.type == "cost":
+                for name in tokens:
+                    tokens[name] += event.data["usage"][name]
+                if event.data["cost_usd"] is None:
+                    unpriced += 1
+                else:
+                    cost += from_dollars(event.data["cost_usd"])
+        return {
+            **_run_data(live.run),
+            "status": "done",
+            "message": str(message.text),
+            "agent": message.name,
+            "metadata": _public(message),
+            "usage": tokens | {"total_tokens": sum(tokens.values())},
+            "cost_usd": str(to_dollars(Nanos(cost))),
+            "unpriced_calls": unpriced,
+            "seconds": round(seconds, 4),
+        }
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            if self._live:
+                try:
+                    await self._store.renew(list(self._live))
+                except AdmiraltyError:
+                    logger.exception("leases could not be renewed")
+
+
+def _run_data(run: Run) -> dict[str, Any]:
+    return {
+        "run_id": run.id,
+        "conversation_id": run.conversation_id,
+        "turn": run.turn,
+        "status": run.status,
+    }
+
+
+def _public(message: AIMessage) -> dict[str, Any]:
+    return dict(message.response_metadata)
+
+
+def _message_event(message: AIMessage, turn: int) -> Event:
+    return Event(
+        type="message",
+        data={
+            "role": "assistant",
+            "agent": message.name,
+            "content": str(message.text),
+            "turn": turn,
+            "metadata": _public(message),
+        },
+    )

@@ -1,0 +1,122 @@
+"""A whole fleet in this process, without Ray: for tests, notebooks and small tools.
+
+The same definitions, scheduler, conversations and stores as on Ray; only the hops are missing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from admiralty.agents import Fleet
+from admiralty.core.errors import AdmiraltyError
+from admiralty.core.ports import Memory, Scheduler
+from admiralty.core.settings import Settings
+from admiralty.core.values import Event, Identity
+from admiralty.runtime import composition
+from admiralty.runtime.agents.hosts import LocalAgentHost
+from admiralty.runtime.agents.visit import Surroundings
+from admiralty.runtime.conversations import Conversations
+from admiralty.runtime.storage import Database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A turn's answer."""
+
+    text: str
+    conversation_id: str
+    agent: str
+    """Who gave it."""
+    metadata: dict[str, Any]
+    """What the provider says of it: method, citations."""
+    cost_usd: str
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalFleet:
+    """A running fleet. Made by ``fleet.local()``."""
+
+    conversations: Conversations
+    scheduler: Scheduler
+    memory: Memory
+    resources: Any
+    database: Database
+    identity: Identity
+
+    async def ask(self, message: str, *, conversation: str | None = None, agent: str | None = None) -> Answer:
+        """Say ``message`` in a conversation (a new one if none is named) and return the answer.
+
+        Raises AdmiraltyError if the turn fails.
+        """
+        events = [event async for event in self.stream(message, conversation=conversation, agent=agent)]
+        last = events[-1]
+        if last.type != "done":
+            raise AdmiraltyError(str(last.data.get("detail")), **dict(last.data))
+        return Answer(
+            text=last.data["message"],
+            conversation_id=last.data["conversation_id"],
+            agent=last.data["agent"],
+            metadata=last.data["metadata"],
+            cost_usd=last.data["cost_usd"],
+            events=tuple(events),
+        )
+
+    async def stream(
+        self, message: str, *, conversation: str | None = None, agent: str | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Say ``message`` and yield the run's events until its ``done`` or ``error``."""
+        if conversation is None:
+            conversation = (await self.conversations.create(self.identity)).id
+        live = await self.conversations.say(self.identity, conversation, message, agent=agent)
+        async with aclosing(live.follow()) as events:
+            async for event in events:
+                yield event
+
+
+@asynccontextmanager
+async def open_local(
+    fleet: Fleet,
+    *,
+    data: Path | None = None,
+    home: Path | None = None,
+    settings: Settings | None = None,
+    identity: Identity | None = None,
+    scheduler: Scheduler | None = None,
+) -> AsyncIterator[LocalFleet]:
+    """Run ``fleet`` in this process.
+
+    Everything is kept in ``home``; without one, in memory and a temporary folder that goes away.
+    ``scheduler`` stands in for the real one, for tests of what lies above it.
+    """
+    async with AsyncExitStack() as stack:
+        if settings is None:
+            if home is None:
+                home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="admiralty-")))
+                settings = Settings.load(home=home, data=data, database_url="sqlite://")
+            else:
+                settings = Settings.load(home=home, data=data)
+        composition.data_folder(settings)
+        database = composition.open_database(settings)
+        stack.push_async_callback(database.close)
+        memory = await composition.build_memory(settings, fleet)
+        asked = scheduler or composition.build_scheduler(settings, fleet, memory, database)
+        resources = composition.setup_resources(settings, fleet)
+        host = LocalAgentHost(
+            fleet, fleet.agents, Surroundings(scheduler=asked, memory=memory, resources=resources)
+        )
+        conversations = await composition.build_conversations(fleet, host, database, stack)
+        stack.push_async_callback(conversations.drain, 5.0)
+        yield LocalFleet(
+            conversations=conversations,
+            scheduler=asked,
+            memory=memory,
+            resources=resources,
+            database=database,
+            identity=identity or Identity(),
+        )
