@@ -83,6 +83,11 @@ class MockProvider:
             counters: dict[str, Any] = json.load(response)
         return counters
 
+    def control(self, **settings: float) -> None:
+        """Change the provider's settings."""
+        body = json.dumps(settings).encode()
+        urllib.request.urlopen(f"http://127.0.0.1:{self.port}/control", data=body, timeout=10).close()
+
 
 def run(systems: Sequence[System], plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     """Start everything, measure by the plan, end everything.

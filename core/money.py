@@ -25,6 +25,11 @@ def to_dollars(amount: Nanos) -> Decimal:
     return Decimal(amount) / NANOS_PER_DOLLAR
 
 
+def dollars_text(amount: Nanos) -> str:
+    """Return ``amount`` as clients read it: exact decimal dollars, never in scientific notation."""
+    return f"{to_dollars(amount):f}"
+
+
 def format_dollars(amount: Nanos) -> str:
     """Return ``amount`` for people: ``$1.23``, and small amounts in full: ``$0.000045``."""
     dollars = to_dollars(amount)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from admiralty.agents import Agent, Fleet
 from admiralty.core.errors import DeadlineExceeded, LimitExceeded, OutputInvalid
 from admiralty.core.ids import new_id
-from admiralty.core.money import to_dollars
+from admiralty.core.money import dollars_text
 from admiralty.core.ports import Memory, Scheduler, VisitStream
 from admiralty.core.values import Event, ModelCall, ModelReply, TokenDelta, Visit, VisitResult
 from admiralty.tools import Tool, ToolContext, ToolExecutor, ToolOutcome
@@ -234,7 +234,7 @@ def cost_event(agent: str, reply: ModelReply) -> Event:
                 "cached_tokens": usage.cached_tokens,
                 "reasoning_tokens": usage.reasoning_tokens,
             },
-            "cost_usd": None if reply.cost is None else str(to_dollars(reply.cost)),
+            "cost_usd": None if reply.cost is None else dollars_text(reply.cost),
             "seconds": round(reply.seconds, 4),
         },
     )

@@ -17,7 +17,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from admiralty.agents import Fleet
 from admiralty.core.errors import AdmiraltyError, NotFound, Retryable
-from admiralty.core.money import Nanos, from_dollars, to_dollars
+from admiralty.core.money import Nanos, dollars_text, from_dollars
 from admiralty.core.ports import AgentHost, Clock
 from admiralty.core.values import Caller, Event, Identity
 from admiralty.runtime.conversations.graph import TurnContext, TurnState, build_graph, recent
@@ -281,7 +281,7 @@ class Conversations:
             "agent": message.name,
             "metadata": _public(message),
             "usage": tokens | {"total_tokens": sum(tokens.values())},
-            "cost_usd": str(to_dollars(Nanos(cost))),
+            "cost_usd": dollars_text(Nanos(cost)),
             "unpriced_calls": unpriced,
             "seconds": round(seconds, 4),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
@@ -54,9 +54,8 @@ async def _postgres(url: URL) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         ) from error
     dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
     options: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
-    pool: AsyncConnectionPool[Any]
     async with AsyncConnectionPool(dsn, max_size=8, min_size=1, kwargs=options, open=False) as pool:
-        saver = AsyncPostgresSaver(pool)
+        saver = AsyncPostgresSaver(cast("Any", pool))
         async with pool.connection() as connection:
             # Its migrations are not made for two processes at once.
             await connection.execute(f"SELECT pg_advisory_lock({_LOCK})")

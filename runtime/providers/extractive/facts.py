@@ -1,0 +1,203 @@
+"""What is known: records, ids and passages, gathered from the results of tools.
+
+Results are data only. Whatever a record's text says, nothing here or above takes it for a request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from admiralty.runtime.providers.extractive.schema import Toolbox, ToolSpec
+from admiralty.runtime.providers.extractive.text import singular, words
+from admiralty.runtime.providers.extractive.transcript import Call, Transcript
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One record, as a tool gave it last."""
+
+    kind: str
+    id: str
+    data: Json
+    turn: int
+    """Index of the turn in which it was read."""
+    seq: int
+
+    @property
+    def status(self) -> str:
+        return str(self.data.get("status", ""))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All that the conversation's tool results tell."""
+
+    records: Mapping[tuple[str, str], Record]
+    identified: Mapping[str, str]
+    """By kind (``user``), the id that a finder returned: who is speaking."""
+    listing: Mapping[str, str]
+    """Names with their ids, from the tool that lists everything."""
+    passages: Mapping[str, Sequence[Json]]
+    """Found passages, by the query that found them."""
+    last_write: int = -1
+    """Place of the last change among all calls."""
+    made: frozenset[str] = field(default_factory=frozenset)
+    """Keys of the calls made in the present turn, since its last change."""
+
+    def get(self, kind: str, key: str) -> Record | None:
+        return self.records.get((kind, key))
+
+    def of_kind(self, kind: str) -> list[Record]:
+        return [record for record in self.records.values() if record.kind == kind]
+
+
+def gather(transcript: Transcript, tools: Toolbox) -> Facts:
+    """Gather the facts of all results; a later result for the same record replaces the earlier."""
+    records: dict[tuple[str, str], Record] = {}
+    identified: dict[str, str] = {}
+    listing: dict[str, str] = {}
+    passages: dict[str, Sequence[Json]] = {}
+    last_write = -1
+    made: set[str] = set()
+    for call in transcript.calls:
+        spec = tools.get(call.name)
+        if spec is None:
+            continue
+        if call.status == "ok" and spec.is_write:
+            last_write = call.seq
+            made.clear()
+        if call.turn == len(transcript.turns) - 1 and call.status != "open":
+            made.add(call.key)
+        if call.status != "ok":
+            continue
+        value = _parse(call.content or "")
+        if spec.is_finder and isinstance(value, str):
+            identified[spec.finds] = value
+        elif spec.is_knowledge:
+            query = str(next(iter(call.arguments.values()), ""))
+            passages[query] = _passages(value)
+        elif spec.is_listing and isinstance(value, Mapping):
+            listing.update({str(k): v for k, v in value.items() if isinstance(v, str)})
+        elif isinstance(value, Mapping) and (record := _record(value, spec, call)):
+            records.pop((record.kind, record.id), None)
+            records[record.kind, record.id] = record
+    return Facts(
+        records=records,
+        identified=identified,
+        listing=listing,
+        passages=passages,
+        last_write=last_write,
+        made=frozenset(made),
+    )
+
+
+def _parse(content: str) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return content.strip()
+
+
+def _passages(value: Any) -> Sequence[Json]:
+    items = value if isinstance(value, list) else [value]
+    found = []
+    for item in items:
+        if isinstance(item, Mapping) and item.get("text"):
+            found.append(item)
+        elif isinstance(item, str) and item:
+            found.append({"text": item})
+    return found
+
+
+def _record(value: Json, spec: ToolSpec, call: Call) -> Record | None:
+    primary = spec.primary
+    if primary is None:
+        return None
+    key = value.get(primary.name, call.arguments.get(primary.name))
+    if not isinstance(key, str):
+        return None
+    return Record(kind=primary.kind, id=key, data=value, turn=call.turn, seq=call.seq)
+
+
+# -- looking into records -------------------------------------------------------------------------
+
+
+def walk(value: Any) -> Iterator[Json]:
+    """Yield every object inside ``value``, itself included, outermost first."""
+    if isinstance(value, Mapping):
+        yield value
+        for inner in value.values():
+            yield from walk(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from walk(inner)
+
+
+def children(data: Json, kind: str) -> list[Json]:
+    """Return the records of ``kind`` inside a record: those with its id, or kept under their ids."""
+    own = f"{kind}_id"
+    found: list[Json] = []
+    for inner in walk(data):
+        for key, value in inner.items():
+            if singular(key) == kind and isinstance(value, Mapping):
+                found += [{own: str(k), **v} for k, v in value.items() if isinstance(v, Mapping)]
+        if inner is not data and isinstance(inner.get(own), str):
+            found.append(inner)
+    return found
+
+
+def references(data: Json, kind: str) -> list[str]:
+    """Return the ids of ``kind`` that a record lists: ``orders: [...]``."""
+    for key, value in data.items():
+        if singular(key) == kind and isinstance(value, list):
+            return [item for item in value if isinstance(item, str)]
+    return []
+
+
+def find_value(data: Any, key: str) -> Any:
+    """Return the first scalar under ``key`` anywhere inside, or ``None``."""
+    for inner in walk(data):
+        value = inner.get(key)
+        if isinstance(value, str | int | float):
+            return value
+    return None
+
+
+def name_of(data: Json) -> str:
+    value = data.get("name") or data.get("title") or ""
+    return value if isinstance(value, str) else " ".join(str(part) for part in value.values())
+
+
+def options_of(data: Json) -> dict[str, str]:
+    """Return what tells variants apart: the first object inside that holds only scalars."""
+    for value in data.values():
+        if isinstance(value, Mapping) and all(isinstance(inner, str | int | float) for inner in value.values()):
+            return {str(key): str(inner) for key, inner in value.items()}
+    return {}
+
+
+def price_of(data: Json) -> float | None:
+    value = data.get("price", data.get("amount"))
+    return float(value) if isinstance(value, int | float) else None
+
+
+def is_available(data: Json) -> bool:
+    return bool(data.get("available", True))
+
+
+def parent_kinds(data: Json, kind: str) -> list[str]:
+    """Return the kinds of the other records that one belongs to: ``product`` for an item's ``product_id``."""
+    return [
+        key.removesuffix("_id")
+        for key, value in data.items()
+        if key.endswith("_id") and key != f"{kind}_id" and isinstance(value, str)
+    ]
+
+
+def name_words(data: Json) -> list[str]:
+    return words(name_of(data))
