@@ -21,9 +21,9 @@ from admiralty.memory.passages import split_passages
 from admiralty.memory.words import content_stems
 
 OVERLAP_WEIGHT = 0.2
-"""How much shared words count beside the cosine when passages are ranked. On 24 short questions about a
-retail policy the right section came first 21 times instead of 19 (hashed features: 18 instead of 15);
-from 0.1 to 0.3 hardly anything changes, and beyond 0.5 it gets worse again."""
+"""How much shared words count beside the cosine when passages are ranked. With MiniLM, the right section of
+a retail policy came first for 22 of 24 short questions instead of 20 (hashed features: 17 instead of 16).
+From 0.1 to 0.4 nothing changes much, and beyond it gets worse again."""
 
 CANDIDATES = 50
 """Nearest passages that are ranked again with shared words."""

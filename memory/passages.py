@@ -55,9 +55,8 @@ def split_passages(source: str, text: str) -> list[Passage]:
     """
     passages: list[Passage] = []
     for section in _sections(_lines(text)):
-        spans = _pack(
-            [piece for start, end in _blocks(section.lines) for piece in _shorten(text, start, end)]
-        )
+        pieces = [piece for start, end in _blocks(section.lines) for piece in _shorten(text, start, end)]
+        spans = _join_rests(_pack(pieces))
         if not spans and section.is_leaf and section.path:
             spans = [section.heading_span]
         passages += [
@@ -175,16 +174,26 @@ def _shorten(text: str, start: int, end: int) -> list[tuple[int, int]]:
 
 
 def _pack(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join neighbours up to the longest length; a short rest joins what stands before it."""
+    """Join neighbours as long as they fit into the longest length together."""
     packed: list[tuple[int, int]] = []
     for start, end in pieces:
-        fits = packed and end - packed[-1][0] <= LONGEST
-        is_rest = packed and min(end - start, packed[-1][1] - packed[-1][0]) < SHORTEST
-        if fits or (is_rest and end - packed[-1][0] <= LONGEST + SHORTEST):
+        if packed and end - packed[-1][0] <= LONGEST:
             packed[-1] = (packed[-1][0], end)
         else:
             packed.append((start, end))
     return packed
+
+
+def _join_rests(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join a short piece with the one before it, or after it at the beginning, if that stays in bounds."""
+    joined: list[tuple[int, int]] = []
+    for start, end in pieces:
+        shorter = min(end - start, joined[-1][1] - joined[-1][0]) if joined else SHORTEST
+        if shorter < SHORTEST and end - joined[-1][0] <= LONGEST + SHORTEST:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:
