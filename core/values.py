@@ -140,7 +140,7 @@ class Passage:
     source: str
     """Name of the document, as its corpus knows it: ``policy.md``."""
     heading: str
-    """Headings above the passage, outermost first, joined by `` > ``."""
+    """Headings above the passage, outermost first, joined by `` > ``; empty where there are none."""
     text: str
     start: int
     """Offset of the first character in the source."""
@@ -150,8 +150,9 @@ class Passage:
 
     @property
     def citation(self) -> str:
-        """How an answer cites the passage: ``[policy.md, Return delivered order]``."""
-        return f"[{self.source}, {self.heading.rsplit(' > ', 1)[-1]}]"
+        """How an answer cites the passage: ``[policy.md, Return delivered order]``, or ``[notes.txt]``."""
+        section = self.heading.rsplit(" > ", 1)[-1]
+        return f"[{self.source}, {section}]" if section else f"[{self.source}]"
 
 
 EventType = Literal["run", "step", "token", "tool", "handoff", "cost", "message", "done", "error"]

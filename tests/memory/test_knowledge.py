@@ -87,7 +87,7 @@ async def test_passages_say_where_they_stand_and_how_near_they_are(embedder: Emb
     memory: Memory = await _library(embedder)
     first, *others = await memory.search("library", question, limit=3)
     assert len(others) == 2
-    assert (first.source, first.heading) == ("hours.txt", "")
+    assert (first.source, first.heading, first.citation) == ("hours.txt", "", "[hours.txt]")
     assert HOURS[first.start : first.end] == first.text
     vectors = await memory.embed([question, f"\n{first.text}"])
     assert first.score == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-4)
