@@ -77,9 +77,14 @@ class ProcessGroup:
             except subprocess.TimeoutExpired:
                 self._main.kill()
                 self._main.wait(5)
-        for pid in self.pids():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for _ in range(100):
+            left = self.pids()
+            if not left:
+                break
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
         self._log.close()
 
 
