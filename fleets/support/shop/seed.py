@@ -159,13 +159,14 @@ class _Seeder:
         self._order(maya, "processed", [("Fountain Pen", 1)], pay=1)
         daniel = self._person("Daniel", "Okafor", _CITIES[2], ["paypal", "gift_card"], balance=8.5)
         self._order(daniel, "delivered", [("Camping Tent", 1), ("Sleeping Bag", 0)], pay=0)
-        self._order(daniel, "pending", [("Hammock", 2)], pay=0)
+        self._order(daniel, "pending", [("Hammock", 0)], pay=0)
         sofia = self._person(
             "Sofia", "Ruiz", _CITIES[4], ["gift_card", "credit_card", "paypal"], balance=240.0
         )
         self._order(sofia, "pending", [("Chef Knife", 0), ("Cast Iron Skillet", 3)], pay=0)
         self._order(sofia, "delivered", [("Bird Feeder", 1), ("Bird Feeder", 1)], pay=2)
         self._order(sofia, "cancelled", [("Watering Can", 0)], pay=1)
+        self._order(sofia, "pending", [("Travel Pillow", 1)], pay=2)
 
     def _fill_orders(self) -> None:
         statuses = list(_STATUSES)
