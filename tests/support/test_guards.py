@@ -71,7 +71,7 @@ async def test_before_the_customer_is_identified_only_products_are_told(stranger
     assert product["name"] in json.loads((await stranger("list_all_product_types")).content)
 
 
-@pytest.mark.requirement("support.one-customer")
+@pytest.mark.requirement("support.one_customer")
 async def test_another_customers_records_are_refused_as_if_they_did_not_exist(maya: Call, shop: Shop) -> None:
     for name, arguments in writes("#W1003001", SOFIA):
         unknown = {key: "#W9999999" if key == "order_id" else value for key, value in arguments.items()}
@@ -90,7 +90,7 @@ async def test_another_customers_records_are_refused_as_if_they_did_not_exist(ma
     assert shop.store.changed() == {}
 
 
-@pytest.mark.requirement("support.one-customer")
+@pytest.mark.requirement("support.one_customer")
 async def test_a_conversation_serves_the_customer_who_was_identified_first(maya: Call) -> None:
     by_name = {"first_name": "Sofia", "last_name": "Ruiz", "zip": "85732"}
     for name, arguments in (

@@ -42,7 +42,7 @@ def other(item: Item, choice: int) -> str:
     return variants[choice % len(variants)]
 
 
-@pytest.mark.requirement("support.refund-once")
+@pytest.mark.requirement("support.refund_once")
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     customer=st.sampled_from(CUSTOMERS),

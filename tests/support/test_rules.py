@@ -107,7 +107,7 @@ async def test_cancelling_refunds_a_gift_card_at_once(sofia: Call, shop: Shop) -
     assert balance(shop, "sofia_ruiz_1003", SOFIA_GIFT_CARD) == 357.85
 
 
-@pytest.mark.requirement("support.refund-once")
+@pytest.mark.requirement("support.refund_once")
 async def test_moving_the_payment_and_then_cancelling_pays_the_money_back_only_once(
     sofia: Call, shop: Shop
 ) -> None:

@@ -47,7 +47,7 @@ def race(action: str, home: Path, order_ids: list[str], processes: int) -> list[
         return [json.loads(process.communicate(timeout=60)[0]) for process in running]
 
 
-@pytest.mark.requirement("support.one-wins")
+@pytest.mark.requirement("support.one_wins")
 def test_of_two_processes_that_cancel_the_same_orders_at_once_one_wins_each(tmp_path: Path) -> None:
     shop = open_shop(None, tmp_path)
     orders = json.loads((SHIPPED / "orders.json").read_text())
