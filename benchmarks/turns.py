@@ -8,9 +8,11 @@ provider without delay. The first system named is the baseline of the ratios.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any, Final
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -25,12 +27,13 @@ COLUMNS: Final = (
 
 def main() -> None:
     options = _parse()
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=110)
     plan = Plan(
         concurrencies=options.concurrency,
         rounds=options.rounds,
         seconds=options.seconds,
         max_turns=options.turns,
+        turns_per_conversation=options.conversation,
         delay_ms=options.delay_ms,
     )
     systems = [SYSTEMS[name]() for name in options.systems]
@@ -47,7 +50,7 @@ def print_report(document: dict[str, Any], console: Console) -> None:
     relative = {(row["system"], row["concurrency"]): row for row in document["ratios"]}
     baseline = document["ratios"][0]["baseline"]
     title = f"Three-call turns, medians of {document['plan']['rounds']} rounds"
-    table = Table(title=title, title_justify="left", padding=(0, 0))
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "system" else "right")
     for row in sorted(document["medians"], key=lambda row: int(row["concurrency"])):
@@ -57,14 +60,14 @@ def print_report(document: dict[str, Any], console: Console) -> None:
             str(row["concurrency"]),
             f"{row['turns_per_second']:.0f}",
             f"{row['lowest_turns_per_second']:.0f}-{row['highest_turns_per_second']:.0f}",
-            f"{row['p50_ms']:.1f}",
+            _milliseconds(row["p50_ms"]),
             f"{row['p99_ms']:.0f}",
-            f"{row['first_byte_p50_ms']:.1f}",
+            _milliseconds(row["first_byte_p50_ms"]),
             f"{row['system_cpu_ms']:.1f}",
             f"{row['provider_calls']:.2f}",
             str(row["errors"]),
             f"{ratio.get('turns_per_second', 0):.2f}",
-            f"{ratio['p50_more_ms']:+.1f}",
+            f"{ratio['p50_more_ms']:+.0f}",
         )
     console.print(table)
     console.print(f"CPU: of all the system's processes, a turn. x rate, + p50: against {baseline}.")
@@ -86,6 +89,10 @@ def print_report(document: dict[str, Any], console: Console) -> None:
             console.print(f"[red]{row['system']} at {row['concurrency']}: {row['first_error']}")
 
 
+def _milliseconds(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--systems", type=_systems, default=["bare", "plain"], help=", ".join(SYSTEMS))
@@ -93,6 +100,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--turns", type=int, default=5000, help="at most, in each measurement")
+    parser.add_argument("--conversation", type=int, default=4, help="turns of each conversation")
     parser.add_argument("--delay-ms", type=float, default=0.0, help="of each of the provider's answers")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     return parser.parse_args()
