@@ -52,7 +52,8 @@ class Settings(BaseSettings):
     """``sqlite:///path`` or ``postgresql://...``; by default SQLite in ``home``."""
     sqlite_synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
 
-    host: str = "0.0.0.0"  # noqa: S104 - HAProxy binds every interface, so we say so; keys are always required
+    host: str = "127.0.0.1"
+    """Interface of the API. Keys are always required, so that opening it is no accident."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     dashboard_port: Annotated[int, Field(ge=1, le=65535)] = 8265
     gateway_replicas: Annotated[int, Field(ge=1)] = 2

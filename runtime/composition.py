@@ -6,6 +6,7 @@ Each function builds what one kind of process needs. In one process all of them 
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import os
@@ -89,7 +90,7 @@ def open_database(settings: Settings) -> Database:
 
 async def build_memory(settings: Settings, fleet: Fleet) -> Knowledge:
     """Build the fleet's memory: its embedder, and its documents indexed."""
-    embedder = open_embedder(settings.embedder)
+    embedder = await asyncio.to_thread(open_embedder, settings.embedder)
     return await Knowledge.build(embedder, fleet.documents(fleet_context(settings, fleet)))
 
 

@@ -38,7 +38,7 @@ class Database:
         Raises ConfigurationError if the URL is wrong or a driver is missing, Retryable if the
         server cannot be reached.
         """
-        self.url = _checked(url)
+        self.url = database_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._in_memory = self.is_sqlite and self.url.database in (None, "", ":memory:")
         self._engine = _engine(self.url, self.is_sqlite, synchronous)
@@ -130,7 +130,8 @@ class Database:
             raise _unavailable(error) from error
 
 
-def _checked(url: str) -> URL:
+def database_url(url: str) -> URL:
+    """Return ``url`` with the driver that we use. Raises ConfigurationError for what is not supported."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:

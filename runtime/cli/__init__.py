@@ -1,0 +1,5 @@
+"""The command line: ``admiralty``."""
+
+from admiralty.runtime.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,136 @@
+"""``admiralty``: the commands, and how errors look. Each command's work is in a file of its own.
+
+Imports are kept light here: a wrong flag should not cost the second that Ray takes to import.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from admiralty.core.errors import AdmiraltyError
+from admiralty.core.settings import Settings
+from admiralty.runtime.cli import keys
+from admiralty.runtime.cli.output import console, failure
+
+app = typer.Typer(
+    name="admiralty",
+    help="Run fleets of LLM agents, with the governance built in.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(keys.app, name="keys")
+
+Home = Annotated[Path | None, typer.Option(help="Folder for everything that is kept. [.admiralty]")]
+FleetName = Annotated[str, typer.Argument(help="Import name of the fleet: module or module:name.")]
+Url = Annotated[str | None, typer.Option(help="Where the API is; by default where `up` in this home put it.")]
+Key = Annotated[str | None, typer.Option(envvar="ADMIRALTY_API_KEY", help="API key.")]
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one message, not a traceback."""
+    try:
+        app()
+    except AdmiraltyError as error:
+        failure(error)
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        console.print(importlib.metadata.version("admiralty"))
+        raise typer.Exit
+
+
+@app.command()
+def up(
+    fleet: FleetName = "fleets.support",
+    data: Annotated[
+        Path | None, typer.Option(help="Data for the fleet, e.g. a folder with users, orders, products.")
+    ] = None,
+    home: Home = None,
+    host: Annotated[str | None, typer.Option(help="Interface of the API. [127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API. [8000]")] = None,
+    dashboard_port: Annotated[int | None, typer.Option(help="Port of Ray's dashboard. [8265]")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Deploy onto the Ray at HOST:PORT instead of starting one.")
+    ] = None,
+    beside_other_ray: Annotated[
+        bool, typer.Option("--beside-other-ray", help="Start even though another Ray runs here.")
+    ] = False,
+) -> None:
+    """Start a fleet: Ray, its deployments, the API. Runs until Ctrl-C, then drains."""
+    from admiralty.runtime.cli.up import run_up
+
+    settings = Settings.load(data=data, home=home, host=host, port=port, dashboard_port=dashboard_port)
+    run_up(fleet, settings, address=address, beside=beside_other_ray)
+
+
+@app.command()
+def down(home: Home = None) -> None:
+    """End the fleet that `up` started in this home, and nothing else."""
+    from admiralty.runtime.cli.down import run_down
+
+    run_down(Settings.load(home=home))
+
+
+@app.command()
+def status(home: Home = None) -> None:
+    """Say whether a fleet is up in this home, where, and how its parts are."""
+    from admiralty.runtime.cli.status import run_status
+
+    run_status(Settings.load(home=home))
+
+
+@app.command()
+def chat(
+    message: Annotated[str | None, typer.Argument(help="Say this and stop; without it, talk.")] = None,
+    url: Url = None,
+    key: Key = None,
+    conversation: Annotated[str | None, typer.Option(help="Go on with this conversation.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Begin at this agent, not at the fleet's entry.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show answers only, no steps.")] = False,
+    home: Home = None,
+) -> None:
+    """Talk to a running fleet; shows steps, tools and cost as they happen."""
+    from admiralty.runtime.cli.chat import run_chat
+
+    run_chat(
+        Settings.load(home=home),
+        message,
+        url=url,
+        key=key,
+        conversation=conversation,
+        agent=agent,
+        quiet=quiet,
+    )
+
+
+@app.command()
+def agents(fleet: FleetName = "fleets.support") -> None:
+    """List the agents of a fleet, with tiers, tools and versions. Needs nothing to run."""
+    from admiralty.runtime.cli.agents import run_agents
+
+    run_agents(fleet)
+
+
+@app.command()
+def doctor(
+    fleet: FleetName = "fleets.support",
+    home: Home = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API. [8000]")] = None,
+    dashboard_port: Annotated[int | None, typer.Option(help="Port of Ray's dashboard. [8265]")] = None,
+) -> None:
+    """Check the environment and say what is missing. Exits with 1 if `up` would fail."""
+    from admiralty.runtime.cli.doctor import run_doctor
+
+    run_doctor(fleet, Settings.load(home=home, port=port, dashboard_port=dashboard_port))

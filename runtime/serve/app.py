@@ -1,0 +1,80 @@
+"""The Serve application of a fleet: also what ``serve build`` and YAML configuration name.
+
+``admiralty.runtime.serve.app:app`` takes the arguments ``fleet`` (import name) and any setting.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig
+
+from admiralty.agents import Agent, Autoscale
+from admiralty.core.settings import Settings
+from admiralty.runtime import composition
+from admiralty.runtime.serve.deployments import (
+    DRAIN_SECONDS,
+    AgentReplica,
+    FleetSpec,
+    Gateway,
+    MemoryReplica,
+    SchedulerReplica,
+)
+
+APP_NAME = "admiralty"
+
+LIGHT = {"num_cpus": 0.05}
+"""What replicas that mostly wait reserve of a node's processors."""
+
+
+def app(args: dict[str, Any]) -> Application:
+    """Build the application from plain arguments, as Serve's configuration files give them."""
+    values = dict(args)
+    fleet = str(values.pop("fleet", "fleets.support"))
+    return build_app(FleetSpec(fleet=fleet, settings=Settings.load(**values)))
+
+
+def build_app(spec: FleetSpec) -> Application:
+    """Bind the deployments of a fleet to each other."""
+    fleet = composition.load_fleet(spec.fleet)
+    memory = serve.deployment(
+        MemoryReplica, name="memory", ray_actor_options=LIGHT, max_ongoing_requests=200
+    ).bind(spec)
+    scheduler = serve.deployment(
+        SchedulerReplica, name="scheduler", ray_actor_options=LIGHT, max_ongoing_requests=2000
+    ).bind(spec, memory)
+    agents = {
+        agent.name: serve.deployment(AgentReplica, name=agent.name, **_options(agent)).bind(
+            spec, agent.name, scheduler, memory
+        )
+        for agent in fleet.agents
+        if agent.placement == "deployment"
+    }
+    gateway = serve.deployment(
+        serve.ingress()(Gateway),
+        name="gateway",
+        num_replicas=spec.settings.gateway_replicas,
+        ray_actor_options=LIGHT,
+        max_ongoing_requests=1000,
+        graceful_shutdown_timeout_s=DRAIN_SECONDS,
+    )
+    return gateway.bind(spec, agents, scheduler, memory)
+
+
+def _options(agent: Agent) -> dict[str, Any]:
+    resources = agent.resources
+    actor: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
+    if resources.memory_mb is not None:
+        actor["memory"] = resources.memory_mb * 1024 * 1024
+    options: dict[str, Any] = {"ray_actor_options": actor, "max_ongoing_requests": 500}
+    if isinstance(agent.replicas, Autoscale):
+        options["autoscaling_config"] = AutoscalingConfig(
+            min_replicas=agent.replicas.minimum,
+            max_replicas=agent.replicas.maximum,
+            target_ongoing_requests=agent.replicas.target_ongoing_requests,
+        )
+    else:
+        options["num_replicas"] = agent.replicas
+    return options
