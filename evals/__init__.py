@@ -1,1 +1,1 @@
-"""TODO"""
+"""Evaluations: how good, how right and how steady a fleet's answers and actions are."""

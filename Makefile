@@ -1,0 +1,46 @@
+# The two commands: `make demo` and `make test`. Both make what they need, in .venv.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+help:  ## Show the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.demo  ## Install, start the support fleet, hold a conversation, show its cost and trace
+	$(BIN)/admiralty demo
+
+test: $(VENV)/.dev build/src/admiralty  ## Install what tests need and run everything
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.dev build/src/admiralty  ## Check style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove what the above made
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# torch goes first: with it in place, nothing pulls in another build of it.
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing admiralty[$*] into $(VENV); the first time takes some minutes ..."
+	$(PIP) torch
+	$(PIP) --no-build-isolation -e '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Admiralty needs Python 3.11 or newer, not " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip setuptools wheel
+
+# The folders stand at the top level; mypy sees them as one namespace through this link.
+build/src/admiralty:
+	mkdir -p build/src && ln -sfn ../.. $@
