@@ -37,7 +37,7 @@ def run_chat(
         )
     timeout = httpx.Timeout(30.0, read=180.0)
     with httpx.Client(base_url=base, headers={"Authorization": f"Bearer {key}"}, timeout=timeout) as client:
-        talk = _Talk(client, agent, quiet)
+        talk = Talk(client, agent, quiet)
         talk.begin(conversation)
         if message is not None:
             talk.say(message)
@@ -46,7 +46,7 @@ def run_chat(
         _interact(talk)
 
 
-def _interact(talk: _Talk) -> None:
+def _interact(talk: Talk) -> None:
     while True:
         try:
             said = console.input("[bold cyan]you ›[/] ").strip()
@@ -69,7 +69,7 @@ def _interact(talk: _Talk) -> None:
             failure(error)
 
 
-class _Talk:
+class Talk:
     """One conversation over HTTP."""
 
     def __init__(self, client: httpx.Client, agent: str | None, quiet: bool) -> None:

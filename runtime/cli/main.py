@@ -134,3 +134,18 @@ def doctor(
     from admiralty.runtime.cli.doctor import run_doctor
 
     run_doctor(fleet, Settings.load(home=home, port=port, dashboard_port=dashboard_port))
+
+
+@app.command()
+def demo(
+    home: Home = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API. [8000, or a free one]")] = None,
+    dashboard_port: Annotated[
+        int | None, typer.Option(help="Port of Ray's dashboard. [8265, or a free one]")
+    ] = None,
+) -> None:
+    """Start the support fleet on the embedded default, hold a conversation, show its trace and cost."""
+    from admiralty.runtime.cli.demo import run_demo
+
+    settings = Settings.load(home=home or Path(".admiralty/demo"), port=port, dashboard_port=dashboard_port)
+    run_demo(settings.model_copy(update={"home": settings.resolved_home}))

@@ -1,0 +1,167 @@
+"""``admiralty demo``: the support fleet started, talked to, and its trace and cost shown."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from admiralty.core.errors import AdmiraltyError, ConfigurationError
+from admiralty.core.settings import Settings
+from admiralty.runtime import composition
+from admiralty.runtime.cli.chat import Talk
+from admiralty.runtime.cli.keys import with_keys
+from admiralty.runtime.cli.output import console
+from admiralty.runtime.serve import environment
+from admiralty.runtime.serve.cluster import UpRecord, start_time
+
+START_SECONDS = 180.0
+
+CONVERSATION = (
+    "Hi, I'm Maya Chen, maya.chen@example.com. What is the status of my order #W1001001?",
+    "Can I send back something that was already delivered, and where does the refund go?",
+    "Please cancel order #W1001001, I no longer need it.",
+    "Yes, please go ahead.",
+)
+
+
+def run_demo(settings: Settings) -> None:
+    """Hold the demonstration; at a terminal, leave the fleet running until Ctrl-C."""
+    began = time.monotonic()
+    home = composition.data_folder(settings)
+    port = _port(settings.host, settings.port)
+    dashboard = _port("127.0.0.1", settings.dashboard_port)
+    secret, _ = with_keys(settings, lambda keys: keys.create(name="demo"))
+    console.rule("[bold]1. The fleet starts")
+    process = _start(home, settings.host, port, dashboard)
+    try:
+        url = _wait(process, home)
+        headers = {"Authorization": f"Bearer {secret}"}
+        with httpx.Client(base_url=url, headers=headers, timeout=180) as client:
+            _converse(client, began)
+        console.rule("[bold]4. How to go on")
+        _how_to_go_on(home, url, secret, port)
+        if sys.stdin.isatty() and console.is_terminal:
+            console.print("\nThe fleet keeps running. Ctrl-C drains and stops it.")
+            process.wait()
+    except KeyboardInterrupt:
+        console.print("\nStopping.")
+    finally:
+        _stop(process)
+
+
+def _port(host: str, wanted: int) -> int:
+    try:
+        environment.check_port(host, wanted, flag="--port", what="The demo")
+    except ConfigurationError:
+        return environment.free_port()
+    return wanted
+
+
+def _start(home: Path, host: str, port: int, dashboard: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from admiralty.runtime.cli import main; main()", "up", "fleets.support"]
+    options = ["--home", str(home), "--host", host, "--port", str(port), "--dashboard-port", str(dashboard)]
+    return subprocess.Popen([*command, *options, "--beside-other-ray"], stdin=subprocess.DEVNULL)  # noqa: S603
+
+
+def _wait(process: subprocess.Popen[bytes], home: Path) -> str:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise AdmiraltyError("The fleet did not start; `admiralty doctor` says what is missing.")
+        record = UpRecord.read(home)
+        if record and record.pid == process.pid and start_time(record.pid) == record.started:
+            return record.url
+        time.sleep(0.1)
+    raise AdmiraltyError(f"The fleet was not up after {START_SECONDS:g} s.")
+
+
+def _converse(client: httpx.Client, began: float) -> None:
+    console.rule("[bold]2. A conversation")
+    talk = Talk(client, agent=None, quiet=False)
+    talk.begin(None)
+    for number, message in enumerate(CONVERSATION):
+        console.print(f"\n[bold cyan]you ›[/] {escape(message)}", soft_wrap=True)
+        talk.say(message)
+        if number == 0:
+            console.print(
+                f"[dim]  first answer {time.monotonic() - began:.1f} s after the start of the demo[/]"
+            )
+    console.rule("[bold]3. Its trace and its cost")
+    view = client.get(f"/v1/conversations/{talk.conversation}").json()
+    console.print(trace(view))
+    console.print(cost_table(view))
+
+
+def trace(view: dict[str, Any]) -> Tree:
+    """Return a conversation's steps as a tree: turns, agents, tools."""
+    tree = Tree(f"[bold]{view['id']}[/]")
+    branches: dict[int, Tree] = {}
+    for run in view["runs"]:
+        text = str(run["message"])
+        seconds = (run["finished_at"] or run["started_at"]) - run["started_at"]
+        branches[run["turn"]] = tree.add(
+            f"turn {run['turn']} [dim]{run['status']}, {seconds * 1000:.0f} ms[/]  {escape(text[:70])}"
+        )
+    for step in view["steps"]:
+        node = branches[step["turn"]].add(
+            f"[bold]{step['agent']}[/] step {step['step']}  [dim]{escape(str(step['model']))}, "
+            f"{step['usage']['input_tokens']} + {step['usage']['output_tokens']} tokens[/]"
+        )
+        for tool in step["tools"]:
+            arguments = ", ".join(f"{name}={value!r}" for name, value in tool["arguments"].items())
+            node.add(escape(f"{tool['name']}({arguments})"[:100]) + f" [dim]{tool['status']}[/]")
+        if step["handoff"]:
+            node.add(f"→ {step['handoff']}")
+    return tree
+
+
+def cost_table(view: dict[str, Any]) -> Table:
+    """Return what a conversation used and cost, by agent and model."""
+    table = Table("agent", "tier", "model", "calls", "tokens in", "tokens out", "cost", header_style="bold")
+    for line in view["cost"]["by_agent"]:
+        table.add_row(
+            line["agent"],
+            line["tier"],
+            line["model"],
+            str(line["calls"]),
+            str(line["usage"]["input_tokens"]),
+            str(line["usage"]["output_tokens"]),
+            f"${line['cost_usd']}",
+        )
+    table.add_section()
+    total = view["usage"]
+    table.add_row(
+        "total", "", "", "", str(total["input_tokens"]), str(total["output_tokens"]),
+        f"${view['cost']['total_usd']}",
+    )  # fmt: skip
+    return table
+
+
+def _how_to_go_on(home: Path, url: str, secret: str, port: int) -> None:
+    flag = "" if port == 8000 else f" --port {port}"
+    console.print(
+        f"Talk to it:      ADMIRALTY_API_KEY={secret} admiralty chat --url {url}\n"
+        f"Start it again:  admiralty up fleets.support --home {home}{flag}\n"
+        "Real models:     export OPENAI_API_KEY=… (or ANTHROPIC_API_KEY), then admiralty up\n"
+        'Your own agents: README.md, "Your first fleet in ten minutes"',
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=90)
+        except subprocess.TimeoutExpired:
+            process.kill()
