@@ -16,8 +16,41 @@ _PEOPLE = (
     re.compile(r"^\s*(?:(?:[Ss]ure|[Yy]es|[Hh]i|[Hh]ello|[Oo]k(?:ay)?)[,.!:]?\s+)*" + _CAPITAL_NAME + r"(?=\s*(?:[,;.]|and|zip|my|from|\d|$))"),
 )  # fmt: skip
 _NOT_NAMES = frozenset(
-    """looking calling writing interested happy sorry trying not just going hoping wondering here and my the
-    order return cancel want please where what how hello hi thanks change exchange zip yes no i""".split()
+    [
+        "looking",
+        "calling",
+        "writing",
+        "interested",
+        "happy",
+        "sorry",
+        "trying",
+        "not",
+        "just",
+        "going",
+        "hoping",
+        "wondering",
+        "here",
+        "and",
+        "my",
+        "the",
+        "order",
+        "return",
+        "cancel",
+        "want",
+        "please",
+        "where",
+        "what",
+        "how",
+        "hello",
+        "hi",
+        "thanks",
+        "change",
+        "exchange",
+        "zip",
+        "yes",
+        "no",
+        "i",
+    ]
 )
 _ZIP = re.compile(r"\bzip(?:\s*code)?\s*(?:is|:|of|-)?\s*(\d{5})\b", re.IGNORECASE)
 _SAME_AS = re.compile(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from admiralty.runtime.providers.extractive.schema import Toolbox, ToolSpec
@@ -56,46 +57,47 @@ class Facts:
         return [record for record in self.records.values() if record.kind == kind]
 
 
-def gather(transcript: Transcript, tools: Toolbox) -> Facts:
-    """Gather the facts of all results; a later result for the same record replaces the earlier."""
-    records: dict[tuple[str, str], Record] = {}
-    identified: dict[str, str] = {}
-    listing: dict[str, str] = {}
-    passages: dict[str, Sequence[Json]] = {}
-    last_write = -1
-    made: set[str] = set()
+def gather(transcript: Transcript, tools: Toolbox) -> list[Facts]:
+    """Return what was known before each call and, last, what is known now.
+
+    A later result for the same record replaces the earlier one.
+    """
+    now = Facts(records={}, identified={}, listing={}, passages={})
+    history = [now]
     for call in transcript.calls:
-        spec = tools.get(call.name)
-        if spec is None:
-            continue
-        if call.status == "ok" and spec.is_write:
-            last_write = call.seq
-            made.clear()
-        if call.turn == len(transcript.turns) - 1 and call.status != "open":
-            made.add(call.key)
-        if call.status != "ok":
-            continue
-        value = _parse(call.content or "")
-        if spec.is_finder and isinstance(value, str):
-            identified[spec.finds] = value
-        elif spec.is_knowledge:
-            query = str(next(iter(call.arguments.values()), ""))
-            passages[query] = _passages(value)
-        elif spec.is_listing and isinstance(value, Mapping):
-            listing.update({str(k): v for k, v in value.items() if isinstance(v, str)})
-        elif isinstance(value, Mapping) and (record := _record(value, spec, call)):
-            records.pop((record.kind, record.id), None)
-            records[record.kind, record.id] = record
-    return Facts(
-        records=records,
-        identified=identified,
-        listing=listing,
-        passages=passages,
-        last_write=last_write,
-        made=frozenset(made),
-    )
+        now = _learn(now, call, tools, is_present=call.turn == len(transcript.turns) - 1)
+        history.append(now)
+    return history
 
 
+def _learn(facts: Facts, call: Call, tools: Toolbox, *, is_present: bool) -> Facts:
+    spec = tools.get(call.name)
+    if spec is None or call.status == "open":
+        return facts
+    if call.status == "ok" and spec.is_write:
+        facts = replace(facts, last_write=call.seq, made=frozenset())
+    if is_present:
+        facts = replace(facts, made=facts.made | {call.key})
+    if call.status != "ok":
+        return facts
+    value = _parse(call.content or "")
+    if spec.is_finder and isinstance(value, str):
+        return replace(facts, identified={**facts.identified, spec.finds: value})
+    if spec.is_knowledge:
+        query = str(next(iter(call.arguments.values()), ""))
+        return replace(facts, passages={**facts.passages, query: _passages(value)})
+    if not isinstance(value, Mapping):
+        return facts
+    if spec.is_listing:
+        named = {str(key): inner for key, inner in value.items() if isinstance(inner, str)}
+        return replace(facts, listing={**facts.listing, **named})
+    if record := _record(value, spec, call):
+        others = {key: old for key, old in facts.records.items() if key != (record.kind, record.id)}
+        return replace(facts, records={**others, (record.kind, record.id): record})
+    return facts
+
+
+@lru_cache(maxsize=256)
 def _parse(content: str) -> Any:
     try:
         return json.loads(content)
@@ -176,7 +178,9 @@ def name_of(data: Json) -> str:
 def options_of(data: Json) -> dict[str, str]:
     """Return what tells variants apart: the first object inside that holds only scalars."""
     for value in data.values():
-        if isinstance(value, Mapping) and all(isinstance(inner, str | int | float) for inner in value.values()):
+        if isinstance(value, Mapping) and all(
+            isinstance(inner, str | int | float) for inner in value.values()
+        ):
             return {str(key): str(inner) for key, inner in value.items()}
     return {}
 

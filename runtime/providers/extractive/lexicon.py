@@ -27,12 +27,33 @@ ACTIONS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Words by which people ask for an action, under the verb that tools are named by."""
 
-WEAK_ACTIONS = frozenset({"refund", "refunded", "money back", "switch", "switching", "add", "open", "book", "send"})
+WEAK_ACTIONS = frozenset(
+    {"refund", "refunded", "money back", "switch", "switching", "add", "open", "book", "send"}
+)
 """These also occur as details of another request: alone they ask, beside another action they do not."""
 
 READ_VERBS = frozenset(
-    """get find list search lookup look show read check fetch query view describe retrieve browse count
-    calculate track identify""".split()
+    [
+        "get",
+        "find",
+        "list",
+        "search",
+        "lookup",
+        "look",
+        "show",
+        "read",
+        "check",
+        "fetch",
+        "query",
+        "view",
+        "describe",
+        "retrieve",
+        "browse",
+        "count",
+        "calculate",
+        "track",
+        "identify",
+    ]
 )
 
 OBJECTS: dict[str, tuple[str, ...]] = {
@@ -107,9 +128,24 @@ GREETINGS = frozenset({
     "hi", "hello", "hey", "good", "morning", "afternoon", "evening", "greetings", "there", "howdy", "yo", "day",
     "dear", "team", "how", "are", "you", "doing",
 })  # fmt: skip
-THANKS = frozenset({"thanks", "thank", "thx", "cheers", "great", "perfect", "awesome", "bye", "goodbye", "appreciate"})
+THANKS = frozenset(
+    {"thanks", "thank", "thx", "cheers", "great", "perfect", "awesome", "bye", "goodbye", "appreciate"}
+)
 
-BOUNDARIES = frozenset({"and", "then", "also", "plus", "additionally", "next", "after", "second", "first", "finally"})
+BOUNDARIES = frozenset(
+    {"and", "then", "also", "plus", "additionally", "next", "after", "second", "first", "finally"}
+)
+
+WAYS_TO_PAY = (
+    "paypal",
+    "gift card",
+    "credit card",
+    "debit card",
+    "apple pay",
+    "google pay",
+    "bank transfer",
+    "visa",
+)
 
 CHEAPEST = ("cheapest", "least expensive", "lowest price", "lowest priced")
 DEAREST = ("most expensive", "highest price", "highest priced", "priciest")

@@ -204,9 +204,7 @@ def _verb(parts: Sequence[str]) -> str:
     return next((action for action, said in ACTIONS.items() if first in said), first)
 
 
-def _param(
-    name: str, schema: Mapping[str, Any], required: bool, definitions: Mapping[str, Any]
-) -> Param:
+def _param(name: str, schema: Mapping[str, Any], required: bool, definitions: Mapping[str, Any]) -> Param:
     array = schema.get("type") == "array"
     inner = schema.get("items", {}) if array else schema
     if "$ref" in inner:

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _TOKEN = re.compile(r"[a-z0-9]+(?:\.[0-9]+)?%?")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z#\"'])|\n+|(?<=;)\s+(?=(?:For|Return|Cancel|Please|Also|And|Then)\b)")
+_SENTENCE = re.compile(
+    r"(?<=[.!?])\s+(?=[A-Z#\"'])|\n+|(?<=;)\s+(?=(?:For|Return|Cancel|Please|Also|And|Then)\b)"
+)
 _SPELLINGS = {
     "feet": "ft", "foot": "ft", "inches": "inch", "litre": "liter", "litres": "liter", "liters": "liter",
     "gray": "grey", "colour": "color", "pounds": "lbs", "lb": "lbs", "canceled": "cancelled",

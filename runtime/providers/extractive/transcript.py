@@ -113,9 +113,7 @@ def read_transcript(messages: Sequence[BaseMessage]) -> Transcript:
             for call in message.tool_calls:
                 content = results.get(call["id"] or "")
                 calls.append(
-                    Call(
-                        name=call["name"], arguments=call["args"], content=content, turn=len(turns), seq=seq
-                    )
+                    Call(name=call["name"], arguments=call["args"], content=content, turn=len(turns), seq=seq)
                 )
                 seq += 1
     close()

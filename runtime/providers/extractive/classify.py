@@ -1,0 +1,161 @@
+"""Structured output without a model: an embedding classifier on examples, and rules for follow-ups.
+
+A field of the output schema may say how it follows from another: ``"x-depends": {"intent":
+{"cancel": "reasoning"}}``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+
+from admiralty.core.ports import Embedder, Memory
+from admiralty.core.values import ModelCall
+from admiralty.memory.classifier import IntentClassifier, Prediction
+from admiralty.runtime.providers.extractive.entities import find_person
+from admiralty.runtime.providers.extractive.requests import says_no, split_requests
+from admiralty.runtime.providers.extractive.text import sentences, words
+from admiralty.runtime.providers.extractive.transcript import text_of
+from admiralty.tools.confirmation import is_affirmation
+
+SURE = 0.1
+"""Margin over the next label below which a message in a conversation stays with who answered last."""
+_SHORT = 4
+_ENTITY = re.compile(r"\S*@\S+|#?\b\w*\d\w*\b|\b\w+_\w+\b")
+_WHO = re.compile(
+    r"\b(?:my (?:full )?name is|i am|i'm|this is|my e-?mail(?: address)? is|my zip(?: code)? is|e-?mail|zip(?: code)?|name|you|are|and|is|it|it's|the|my|order|id|number|sure|here)\b",
+    re.IGNORECASE,
+)
+
+Examples = Mapping[str, Mapping[str, Sequence[str]]]
+
+
+class StructuredAnswers:
+    """Fills output schemas. Classifiers are fitted once for each agent, at its first call."""
+
+    def __init__(self, embedder: Embedder | Memory, examples: Examples) -> None:
+        self._embedder = embedder
+        self._examples = examples
+        self._classifiers: dict[str, IntentClassifier] = {}
+        self._lock = asyncio.Lock()
+
+    async def answer(self, call: ModelCall) -> tuple[dict[str, Any], float]:
+        """Return a value that fits ``call.output_schema``, and how sure the classification is, 0 to 1."""
+        schema = call.output_schema or {}
+        agent = call.caller.agent
+        examples = self._examples.get(agent, {})
+        fields = {name: _resolve(field, schema) for name, field in (schema.get("properties") or {}).items()}
+        label_field = next(
+            (name for name, field in fields.items() if set(_values(field)) & set(examples)), None
+        )
+        last = _last_agent(call.messages, agent)
+        texts = [text_of(message) for message in call.messages if isinstance(message, HumanMessage)]
+        chosen: dict[str, Any] = {}
+        confidence = 0.0
+        if label_field and len(examples) > 1 and texts:
+            classifier = await self._classifier(agent, examples)
+            prediction, stays = await _predict(classifier, texts, has_last=last is not None)
+            confidence = prediction.confidence
+            chosen[label_field] = prediction.label
+            if stays and last:
+                chosen |= {name: last for name, field in fields.items() if last in _values(field)}
+        for name, field in fields.items():
+            if name not in chosen:
+                chosen[name] = _fill(name, field, chosen, confidence)
+        return {name: chosen[name] for name in fields}, round(confidence, 3)
+
+    async def _classifier(self, agent: str, examples: Mapping[str, Sequence[str]]) -> IntentClassifier:
+        async with self._lock:
+            if agent not in self._classifiers:
+                embedder = cast("Embedder", self._embedder)  # of either, only embed() is used
+                self._classifiers[agent] = await IntentClassifier.fit(embedder, examples)
+            return self._classifiers[agent]
+
+
+async def _predict(
+    classifier: IntentClassifier, texts: Sequence[str], *, has_last: bool
+) -> tuple[Prediction, bool]:
+    """Return what the conversation is about, and whether the last message only continues it."""
+    bare = has_last and is_follow_up(texts[-1])
+    for text in reversed(texts):
+        if not is_follow_up(text) or text is texts[0]:
+            prediction = await _of_message(classifier, text)
+            if text is texts[-1] and has_last and prediction.margin < SURE and not split_requests(text)[0]:
+                bare = True
+            return prediction, bare
+    return await _of_message(classifier, texts[-1]), bare
+
+
+async def _of_message(classifier: IntentClassifier, text: str) -> Prediction:
+    """Predict each sentence that says more than who is speaking, and keep the surest."""
+    telling = [part for part in sentences(text) if not is_follow_up(part)] or [text]
+    predictions = [await classifier.predict(part) for part in telling]
+    return max(predictions, key=lambda item: item.confidence)
+
+
+def is_follow_up(text: str) -> bool:
+    """Return whether a message says nothing without what went before: a yes, an id, an email, a name."""
+    if is_affirmation(text) and len(words(text)) <= 2 * _SHORT:
+        return True
+    if says_no(text):
+        return True
+    requests, questions, _ = split_requests(text)
+    if requests or questions:
+        return False
+    rest = _ENTITY.sub(" ", text)
+    if person := find_person([text]):
+        for part in person:
+            rest = re.sub(re.escape(part), " ", rest, flags=re.IGNORECASE)
+    named = rest != text
+    left = words(_WHO.sub(" ", rest))
+    return len(left) <= (_SHORT if named else 1)
+
+
+def _last_agent(messages: Sequence[BaseMessage], own: str) -> str | None:
+    """Return who answered last in text, other than the agent itself."""
+    for message in reversed(messages):
+        if (
+            isinstance(message, AIMessage)
+            and message.name
+            and message.name != own
+            and text_of(message).strip()
+        ):
+            return message.name
+    return None
+
+
+def _resolve(field: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a field's schema with its reference or the non-null part of its union in place."""
+    result = dict(field)
+    for option in [*field.get("anyOf", ()), *field.get("allOf", ())]:
+        if option.get("type") != "null":
+            result = {**_resolve(option, schema), **result}
+    if "$ref" in field:
+        target = schema.get("$defs", {}).get(str(field["$ref"]).rsplit("/", 1)[-1], {})
+        result = {**target, **result}
+    return result
+
+
+def _values(field: Mapping[str, Any]) -> list[str]:
+    values = list(field.get("enum", ()))
+    return [*values, field["const"]] if "const" in field else values
+
+
+def _fill(name: str, field: Mapping[str, Any], chosen: Mapping[str, Any], confidence: float) -> Any:
+    for other, mapping in (field.get("x-depends") or {}).items():
+        if chosen.get(other) in mapping:
+            return mapping[chosen[other]]
+    if values := _values(field):
+        return values[0]
+    if "default" in field:
+        return field["default"]
+    if any(option.get("type") == "null" for option in field.get("anyOf", ())):
+        return None
+    kind = field.get("type")
+    if kind in ("number", "integer"):
+        return round(confidence, 3) if kind == "number" else 0
+    return {"boolean": False, "array": [], "object": {}}.get(str(kind), f"{name}: by similarity to examples")

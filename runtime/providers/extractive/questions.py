@@ -1,0 +1,263 @@
+"""Answers questions: from the user's own records, from the catalogue, from documents, or not at all."""
+
+from __future__ import annotations
+
+import re
+
+from admiralty.runtime.providers.extractive import lexicon
+from admiralty.runtime.providers.extractive.arguments import MOST_CHOICES
+from admiralty.runtime.providers.extractive.catalogue import catalogue_answer
+from admiralty.runtime.providers.extractive.compose import citation_of, overlap, passage_sentences, possible
+from admiralty.runtime.providers.extractive.entities import find_ids, find_person
+from admiralty.runtime.providers.extractive.facts import Record, name_of, references, walk
+from admiralty.runtime.providers.extractive.records import describe_records
+from admiralty.runtime.providers.extractive.requests import is_question, split_requests
+from admiralty.runtime.providers.extractive.schema import Toolbox
+from admiralty.runtime.providers.extractive.text import clean, has_phrase, humanize, listed, words
+from admiralty.runtime.providers.extractive.transcript import Transcript
+from admiralty.runtime.providers.extractive.world import Do, Say, Step, World
+
+RELEVANT = 0.34
+"""Share of a question's telling words that a passage must have to count as an answer."""
+_RULES = (
+    "policy", "policies", "how long", "allowed", "what happens", "rules", "do you accept", "conditions", "terms", "possible to",
+    "guarantee", "warranty", "deadline", "eligible", "how do i", "how can i", "how does", "how do returns", "do i have to",
+    "do i need", "what do you need", "refund take", "days", "fee", "fees", "can customers", "can a customer", "can people",
+    "what can you do", "which reasons", "valid reasons", "in which cases", "am i able to",
+)  # fmt: skip
+_GREETING = re.compile(r"^\W*(hi|hello|hey|good (morning|afternoon|evening|day)|greetings)\b", re.IGNORECASE)
+
+
+def inquiry(transcript: Transcript, tools: Toolbox) -> str:
+    """Return what the present message asks to be told, with what it leaves unsaid taken from before.
+
+    An answer to ``who are you?`` asks again what was asked before it. Empty if nothing is asked.
+    """
+    _, questions, rest = split_requests(transcript.current.text)
+    if questions:
+        return " ".join(questions) + (f" . {rest}" if rest and find_person([rest]) is None else "")
+    if rest and (_topics(rest) or _ids(rest, tools)) and not _is_identification(rest):
+        return rest
+    if rest and _is_identification(rest):
+        for turn in reversed(transcript.turns[:-1]):
+            requests, questions, before = split_requests(turn.text)
+            if requests:
+                return ""
+            if questions or _topics(before):
+                return f"{' '.join(questions) or before} . {rest if _ids(rest, tools) else ''}"
+    return ""
+
+
+def _ids(text: str, tools: Toolbox) -> bool:
+    return any(find_ids(text, pattern) for pattern in tools.patterns.values())
+
+
+def _topics(text: str) -> list[str]:
+    return [topic for topic, said in lexicon.TOPICS.items() if has_phrase(text, said)]
+
+
+def _is_identification(text: str) -> bool:
+    """Return whether a message mainly says who someone is."""
+    return "@" in text or find_person([text]) is not None or re.search(r"#|\b\d{5}\b", text) is not None
+
+
+def answer(question: str, world: World) -> Step:
+    """Return the answer to ``question``, or the call that it needs first."""
+    text = world.transcript.current.text
+    if not question:
+        return _without_question(text, world)
+    named = [kind for kind, pattern in world.tools.patterns.items() if find_ids(question, pattern)]
+    about_rules = has_phrase(question, _RULES) and "#" not in question
+    own = bool(named) or _is_own(question, world)
+    if about_rules and world.tools.knowledge:
+        step = _from_documents(question, world)
+        if isinstance(step, Do) or step.confidence >= 0.5:
+            return step
+    if own and world.tools.finders:
+        return _from_records(question, world)
+    step = _from_catalogue(question, world)
+    if step is not None:
+        return step
+    if world.tools.knowledge:
+        return _from_documents(question, world)
+    return unknown(world)
+
+
+def _is_own(question: str, world: World) -> bool:
+    if has_phrase(question, lexicon.OWN_THINGS):
+        return True
+    about_me = bool(set(words(question)) & lexicon.OWN_WORDS) or has_phrase(
+        question, ("the order", "that order", "it", "they", "the items")
+    )
+    return (
+        about_me
+        and bool(_topics(question))
+        and (bool(world.facts.identified) or has_phrase(question, ("my",)))
+    )
+
+
+def _without_question(text: str, world: World) -> Step:
+    said = set(words(text))
+    if world.facts.identified and _is_identification(text):
+        return Say(text=f"Thank you. {_abilities(world, 'How can I help you?')}", confidence=0.7)
+    if said & lexicon.THANKS and len(said) <= 8:
+        return Say(text="You are welcome. Have a good day!", confidence=0.9)
+    if _GREETING.match(text) and len(said) <= 8:
+        return Say(text=_abilities(world, "Hello! How can I help you?"), confidence=0.9)
+    if _is_identification(text) and world.tools.finders:
+        me = world.me()
+        if isinstance(me, Do | Say):
+            return me
+    return unknown(world)
+
+
+def _abilities(world: World, start: str) -> str:
+    kinds = [
+        humanize(spec.required[0].kind)
+        for spec in world.tools.reads
+        if len(spec.required) == 1 and spec.required[0].is_entity
+    ]
+    can = [f"look up {listed([f'{kind}s' for kind in kinds])}"] if kinds else []
+    if world.tools.writes:
+        can.append(possible(world.tools.writes))
+    return f"{start} I can {'; '.join(can)}." if can else start
+
+
+def unknown(world: World) -> Say:
+    """Return the honest answer to what was not understood or is not known."""
+    return Say(
+        text=_abilities(
+            world, "I am sorry, I do not know that, or I did not understand it. Please put it in other words."
+        ),
+        confidence=0.2,
+    )
+
+
+# -- the user's own records -----------------------------------------------------------------------------------
+
+
+def _from_records(question: str, world: World) -> Step:
+    me = world.me()
+    if isinstance(me, Do | Say):
+        return me
+    if me is None:
+        return unknown(world)
+    me_now = world.read(me.kind, me.id, fresh=True)
+    if isinstance(me_now, Do):
+        return me_now
+    me = me_now if isinstance(me_now, Record) else me
+    records: list[Record] = []
+    problems: list[str] = []
+    for kind, key, is_named in _wanted(question, me, world):
+        found = world.read(kind, key, fresh=is_named)
+        if isinstance(found, Do):
+            return found
+        if isinstance(found, Record):
+            records.append(found)
+        else:
+            problems.append(found.text)
+    text = describe_records(question, me, records, world, named=_named_ids(question, world))
+    return Say(text="\n".join([*problems, *([text] if text else [])]) or unknown(world).text, confidence=0.85)
+
+
+def _named_ids(question: str, world: World) -> list[tuple[str, str]]:
+    found = []
+    for kind, pattern in world.tools.patterns.items():
+        if world.tools.detail_of(kind) and kind not in world.facts.identified:
+            found += [(kind, key) for key, _ in find_ids(question, pattern)]
+    return found
+
+
+def _wanted(question: str, me: Record, world: World) -> list[tuple[str, str, bool]]:
+    """Return the records to read: those named, those spoken of before, or else all that the user has."""
+    if named := _named_ids(question, world):
+        return [(kind, key, True) for kind, key in named]
+    if _is_about_profile(question):
+        return []
+    if has_phrase(question, ("it", "this order", "that order", "the order", "they", "them")):
+        for turn in reversed(world.transcript.turns[:-1]):
+            if earlier := _named_ids(turn.text, world):
+                return [(*earlier[-1], True)]
+    result: list[tuple[str, str, bool]] = []
+    for spec in world.tools.reads:
+        primary = spec.primary
+        if primary and primary.kind != me.kind:
+            result += [(primary.kind, key, False) for key in references(me.data, primary.kind)]
+    return result[:MOST_CHOICES]
+
+
+def _is_about_profile(question: str) -> bool:
+    if has_phrase(
+        question,
+        (
+            "balance",
+            "my email",
+            "my profile",
+            "my account",
+            "payment methods",
+            "my default",
+            "on file",
+            "my name",
+            "my zip",
+            "on my gift card",
+        ),
+    ):
+        return True
+    return has_phrase(question, ("my address", "my home address", "my payment")) and not has_phrase(
+        question, ("order", "package")
+    )
+
+
+# -- the catalogue and the documents ----------------------------------------------------------------------------
+
+
+def _from_catalogue(question: str, world: World) -> Step | None:
+    """Return an answer about what there is in general; ``None`` if the question names nothing of it."""
+    listing = world.tools.listing
+    if listing is None or not (is_question(question) or _topics(question)):
+        return None
+    if not world.facts.listing:
+        step = Do(name=listing.name, arguments={})
+        if world.can_call(step):
+            return step
+    return catalogue_answer(question, world)
+
+
+def _from_documents(question: str, world: World) -> Step:
+    knowledge = world.tools.knowledge
+    if knowledge is None:
+        return unknown(world)
+    query = clean(question, 300)
+    if query not in world.facts.passages:
+        step = Do(name=knowledge.name, arguments={knowledge.required[0].name: query})
+        return step if world.can_call(step) else unknown(world)
+    scored: list[tuple[float, int, str, str]] = []
+    for rank, passage in enumerate(world.facts.passages[query]):
+        heading = str(passage.get("heading", "")).rsplit(" > ", 1)[-1]
+        for sentence in passage_sentences(str(passage.get("text", ""))):
+            score = (
+                overlap(question, f"{heading} {sentence}") + 0.2 * overlap(question, sentence) - 0.05 * rank
+            )
+            scored.append((score, -len(scored), clean(sentence, 400), citation_of(passage)))
+    scored.sort(reverse=True)
+    if not scored or scored[0][0] < RELEVANT:
+        return unknown(world)
+    best = [item for item in scored[:3] if item[0] >= max(RELEVANT, 0.75 * scored[0][0])]
+    citations = tuple(dict.fromkeys(item[3] for item in best if item[3]))
+    text = " ".join(f"{sentence} {citation}".strip() for _, _, sentence, citation in _grouped(best))
+    return Say(text=text, citations=citations, confidence=min(0.9, 0.4 + scored[0][0] / 2))
+
+
+def _grouped(best: list[tuple[float, int, str, str]]) -> list[tuple[float, int, str, str]]:
+    """Let sentences of one passage share its citation, in the order in which they stand there."""
+    result: list[tuple[float, int, str, str]] = []
+    for citation in dict.fromkeys(item[3] for item in best):
+        of_one = sorted((item for item in best if item[3] == citation), key=lambda item: -item[1])
+        score, order = of_one[0][0], of_one[0][1]
+        result.append((score, order, " ".join(item[2] for item in of_one), citation))
+    return result
+
+
+def names_in(record: Record) -> list[str]:
+    """Return the names of all that a record holds."""
+    return [name_of(part) for part in walk(record.data) if part is not record.data and part.get("name")]
