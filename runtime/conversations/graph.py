@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -65,9 +65,11 @@ def build_graph(
     for agent in fleet.agents:
         node: Any = _node(fleet, agent, host)
         builder.add_node(agent.name, node, destinations=(*agent.handoffs, END))
-    builder.add_conditional_edges(
-        START, lambda state: state["entry"], {agent.name: agent.name for agent in fleet.agents}
-    )
+
+    async def enter(state: TurnState) -> str:  # LangGraph runs a route that is not async in a thread
+        return state["entry"]
+
+    builder.add_conditional_edges(START, enter, {agent.name: agent.name for agent in fleet.agents})
     return builder.compile(checkpointer=checkpointer, name=fleet.name)
 
 
@@ -123,6 +125,3 @@ def recent(messages: Sequence[BaseMessage], limit: int) -> Sequence[BaseMessage]
     fitting = [index for index in starts if len(messages) - index <= limit]
     cut = fitting[0] if fitting else (starts[-1] if starts else 0)
     return messages[cut:]
-
-
-RunEnd = Literal["done", "failed", "cancelled"]
