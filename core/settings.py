@@ -6,6 +6,7 @@ handed to every process of the fleet.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -86,10 +87,7 @@ class Settings(BaseSettings):
         try:
             return cls(**given)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(str(part) for part in item['loc'])} = {item.get('input')!r}: {item['msg']}"
-                for item in error.errors(include_url=False)
-            )
+            problems = "; ".join(_explain(item["loc"], item) for item in error.errors(include_url=False))
             raise ConfigurationError(
                 f"Settings: {problems}. They come from ADMIRALTY_* variables, .env or flags."
             ) from None
@@ -137,3 +135,11 @@ class Settings(BaseSettings):
             nearest = [*paid[position:], *reversed(paid[:position])]
             result[tier] = next((chosen[other] for other in nearest if other in chosen), result["none"])
         return result
+
+
+def _explain(location: tuple[int | str, ...], item: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in location)
+    if not name:  # a check of several settings together: its input is all of them, keys and secrets too
+        return str(item["msg"]).removeprefix("Value error, ")
+    shown = "(not shown)" if "key" in name or "database_url" in name else repr(item.get("input"))
+    return f"{name} = {shown}: {item['msg']}"

@@ -17,24 +17,28 @@ PENDING = "pending_confirmations"
 """Key of the session under which asked-for confirmations are kept: {fingerprint: turn}."""
 
 _YES = re.compile(
-    r"^\W*(yes|yep|yeah|yup|y|ok|okay|sure|confirm(ed)?|i (do )?confirm|correct|that'?s (right|correct)|"
+    r"^\W*(yes|yep|yeah|yup|y(?!')|ok|okay|sure|confirm(ed)?|i (do )?confirm|correct|that'?s (right|correct)|"
     r"please do|(please )?go ahead|(please )?proceed|do it|absolutely|definitely|of course|sounds good|"
     r"i agree|agreed)\b",
     re.IGNORECASE,
 )
 _NO = re.compile(
-    r"\b(no|not|don'?t|do not|never|wait|stop|cancel that|hold on|instead|actually|but|rather|except|"
-    r"unless|wrong|change (it|that)|before)\b",
+    r"\?|\b(no|nope|nah|not|\w+n't|dont|cannot|never|none|nothing|without|wait|stop|cancel that|"
+    r"hold (on|off)|instead|actually|but|rather|except|unless|if|wrong|change (it|that)|before|first|"
+    r"later|maybe)\b",
     re.IGNORECASE,
 )
+_REASON = re.compile(r"\bno longer need(ed)?\b", re.IGNORECASE)
+"""Said as the reason of a cancellation: the one "no" that takes nothing back."""
 
 
 def is_affirmation(text: str) -> bool:
     """Return whether ``text`` is a plain yes: it begins with one and takes nothing back.
 
-    Errs on the side of no: a yes with a condition is asked again.
+    Errs on the side of no: a yes with a condition or a question is asked again.
     """
-    return bool(_YES.match(text)) and not _NO.search(text.replace("no longer needed", ""))
+    plain = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    return bool(_YES.match(plain)) and not _NO.search(_REASON.sub("", plain))
 
 
 def fingerprint(tool: str, arguments: Mapping[str, Any]) -> str:

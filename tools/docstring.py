@@ -29,6 +29,8 @@ def parse_docstring(text: str | None) -> Docstring:
             section = header.group(1)
         elif not section:
             description.append(line)
+        elif line and not line[0].isspace():
+            section = "prose"  # after a section; its lines are no parameters
         elif section in ("Args", "Arguments", "Parameters"):
             entry = _PARAMETER.match(line.strip())
             if entry and len(line) - len(line.lstrip()) <= 4:

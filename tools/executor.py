@@ -83,17 +83,17 @@ class ToolExecutor:
         if tool.context_parameter:
             given[tool.context_parameter] = ctx
         try:
-            async with asyncio.timeout(tool.timeout):
+            async with asyncio.timeout(tool.timeout) as limit:
                 if tool.is_async:
                     result = await tool.function(**given)
                 else:
                     result = await asyncio.to_thread(tool.function, **given)
             content = to_content(result)
-        except TimeoutError:
-            return "error", f"Error: {name} did not answer within {tool.timeout:g} s."
         except ToolError as error:
             return "error", f"Error: {error.message}"
-        except Exception:
+        except (Exception, SystemExit) as error:  # SystemExit would end the whole process, not the call
+            if isinstance(error, TimeoutError) and limit.expired():
+                return "error", f"Error: {name} did not answer within {tool.timeout:g} s."
             logger.exception("tool %s failed (call %s, run %s)", name, ctx.call_id, ctx.caller.run_id)
             return "error", f"Error: {name} failed unexpectedly. Do not try again in this turn."
         if len(content) > MAX_RESULT_CHARACTERS:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, create_model
 
 from admiralty.core.errors import AdmiraltyError, DefinitionError
 from admiralty.core.values import Effect
@@ -86,6 +86,8 @@ def tool(
     """
 
     def make(function: Callable[..., Any]) -> Tool:
+        if not inspect.isroutine(function):
+            raise DefinitionError("tool", function, "is no function", "Decorate a `def` or `async def`.")
         return _make_tool(function, effect, name, description, timeout, confirm)
 
     return make if function is None else make(function)
@@ -109,7 +111,7 @@ def _make_tool(
         raise DefinitionError(
             f"{where}: effect", effect, "unknown effect", f"Use one of {', '.join(EFFECTS)}."
         )
-    if not timeout > 0:
+    if not isinstance(timeout, int | float) or not timeout > 0:
         raise DefinitionError(f"{where}: timeout", timeout, "not a time", "Give seconds above 0.")
     doc = parse_docstring(function.__doc__)
     text = description or doc.description
@@ -118,8 +120,15 @@ def _make_tool(
             f"{where}: description", text, "missing", "Write a docstring: the model chooses by it."
         )
     fields, context_parameter = _argument_fields(function, where, doc.parameters)
-    arguments = create_model(f"{tool_name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
-    parameters = arguments.model_json_schema()
+    try:
+        arguments = create_model(f"{tool_name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
+        parameters = arguments.model_json_schema()
+    except (PydanticUserError, NameError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DefinitionError(
+            f"{where}: parameters", sorted(fields), f"no JSON schema comes of them: {reason}",
+            "Use JSON types, dataclasses or pydantic models, and names that pydantic allows.",
+        ) from error  # fmt: skip
     _drop_titles(parameters)
     parameters.setdefault("properties", {})
     schema = {
@@ -144,7 +153,7 @@ def _argument_fields(
 ) -> tuple[dict[str, Any], str | None]:
     try:
         hints = typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
+    except (NameError, TypeError) as error:
         raise DefinitionError(
             f"{where}: annotations", str(error), "cannot be resolved", "Import the named type."
         ) from error
