@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,8 @@ class LiveRun:
     run: Run
     happened: list[Event] = field(default_factory=list)
     ended: bool = False
+    ending: bool = False
+    """Its outcome is decided and is being stored: that must not be broken off."""
     task: asyncio.Task[None] | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -61,19 +64,35 @@ class LiveRun:
 
     async def follow(self) -> AsyncGenerator[Event, None]:
         """Yield every event of the run, from its first, until it has ended and is stored."""
+        async with aclosing(self.batches()) as batches:
+            async for batch in batches:
+                for event in batch:
+                    yield event
+
+    async def batches(self, *, idle: float | None = None) -> AsyncGenerator[Sequence[Event], None]:
+        """Yield what has happened since the last batch, from the run's first event to its end.
+
+        After ``idle`` seconds without news an empty batch comes, for whoever must show life.
+        """
         position = 0
         while True:
             news = self._news
-            while position < len(self.happened):
-                yield self.happened[position]
-                position += 1
-            if self.ended:
+            if fresh := self.happened[position:]:
+                position += len(fresh)
+                yield fresh
+            elif self.ended:
                 return
-            await news.wait()
+            else:
+                try:
+                    async with asyncio.timeout(idle):
+                        await news.wait()
+                except TimeoutError:
+                    yield ()
 
     def cancel(self) -> None:
-        """End the run as soon as possible; it is stored as cancelled."""
-        if self.task is not None:
+        """End the run as soon as possible; it is stored as cancelled. One that is ending already goes on."""
+        if self.task is not None and not self.ending:
+            self.ending = True
             self.task.cancel()
 
 
@@ -137,6 +156,10 @@ class Conversations:
         """Return the tenant's conversations, last changed first."""
         return await self._store.recent(identity, limit=limit)
 
+    async def turns_by_status(self) -> Mapping[str, int]:
+        """Return how many turns of the database, of all tenants, are in each status."""
+        return await self._store.count_runs()
+
     async def say(
         self,
         identity: Identity,
@@ -171,8 +194,8 @@ class Conversations:
         tasks = [live.task for live in self._live.values() if live.task]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
+            for live in list(self._live.values()):
+                live.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         if self._renewal is not None:
             self._renewal.cancel()
@@ -205,6 +228,7 @@ class Conversations:
             status, error = "failed", problem(failure)
         if error is not None:
             last = Event(type="error", data={**error, "run_id": run.id})
+        live.ending = True
         stored = [event for event in live.happened[1:] if event.type != "token"]
         try:
             # Listeners hear the end only when it is stored: what was told to a client is never lost.
@@ -213,12 +237,23 @@ class Conversations:
                     run, status=status, answer=answer, error=error, happened=[*stored, last]
                 )
             )
-        except AdmiraltyError as failure:
+        except Exception as failure:
             logger.exception("run %s could not be stored", run.id)
             last = Event(type="error", data={**problem(failure), "run_id": run.id})
-        live.emit(last)
-        live.end()
-        self._live.pop(run.id, None)
+            await self._store_failure(run, last)
+        finally:
+            live.emit(last)
+            live.end()
+            self._live.pop(run.id, None)
+
+    async def _store_failure(self, run: Run, error: Event) -> None:
+        """Store only that a run failed: what it said may be what could not be stored."""
+        try:
+            await asyncio.shield(
+                self._store.finish_run(run, status="failed", answer=None, error=error.data, happened=[error])
+            )
+        except Exception:  # then the database is away, and the lease will end the run
+            logger.exception("the failure of run %s could not be stored", run.id)
 
     async def _turn(
         self, identity: Identity, live: LiveRun, entry: str, started: float, streaming: bool

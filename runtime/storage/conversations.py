@@ -209,6 +209,11 @@ class ConversationStore:
 
         return await self._database.read(select)
 
+    async def count_runs(self) -> dict[str, int]:
+        """Return the number of runs in each status, of all tenants."""
+        query = sa.select(runs.c.status, sa.func.count()).group_by(runs.c.status)
+        return await self._database.read(lambda c: {row[0]: row[1] for row in c.execute(query)})
+
     async def events(self, identity: Identity, conversation_id: str, *, after: int = 0) -> list[StoredEvent]:
         """Return a conversation's stored events with a number above ``after``. Raises NotFound."""
 

@@ -45,7 +45,7 @@ class UsageLine:
     usage: Usage
     cost: Nanos
     unpriced_calls: int
-    """Calls of a model without a known price: their cost is in no sum."""
+    """Calls whose cost is not known, and in no sum: of a model without a price, or broken off."""
 
 
 class ModelCallLog:
@@ -89,13 +89,14 @@ class ModelCallLog:
     async def _sum(self, where: sa.ColumnElement[bool]) -> Sequence[UsageLine]:
         table = model_calls.c
         keys = (table.agent, table.tier, table.model)
+        unknown = table.cost_nanos.is_(None) & (table.status != "error")  # a refused call costs nothing
         query = (
             sa.select(
                 *keys,
                 sa.func.count().label("calls"),
                 *(sa.func.sum(table[name]).label(name) for name in _TOKENS),
                 sa.func.coalesce(sa.func.sum(table.cost_nanos), 0).label("cost"),
-                sa.func.sum(sa.case((table.cost_nanos.is_(None), 1), else_=0)).label("unpriced"),
+                sa.func.sum(sa.case((unknown, 1), else_=0)).label("unpriced"),
             )
             .where(where)
             .group_by(*keys)

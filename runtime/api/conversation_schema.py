@@ -1,0 +1,194 @@
+"""The native conversation resource as pydantic models: what comes in, and what goes out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from admiralty.runtime.api.wire import Given, Shown
+from admiralty.runtime.storage.conversations import RunStatus
+
+
+class NewConversation(Given):
+    """What a conversation is begun with."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"user": "yusuf_rossi_9620", "metadata": {"channel": "web"}}},
+    )
+
+    metadata: Annotated[dict[str, Any], Field(default_factory=dict)]
+    """Yours; it is kept and shown. At most 16 KB."""
+    user: str | None = None
+    """The end user for whom you ask."""
+
+
+class NewMessage(Given):
+    """A user's message."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"content": "Where is my order #W100?"}}
+    )
+
+    content: Annotated[str, Field(min_length=1)]
+    agent: Annotated[str | None, Field(max_length=48)] = None
+    """Begin with this agent rather than with the fleet's entry."""
+    user: str | None = None
+    """The end user for whom you ask."""
+
+
+class Problem(Shown):
+    """An RFC 9457 problem document. Some carry further members, such as ``errors``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int | None = None
+    detail: str | None = None
+    code: str
+    retry_after: float | None = None
+    """Seconds."""
+
+
+class ConversationInfo(Shown):
+    """A conversation, without what was said in it. Times are seconds since the epoch."""
+
+    id: str
+    object: Literal["conversation"] = "conversation"
+    fleet: str
+    user: str | None
+    metadata: dict[str, Any]
+    turns: int
+    created_at: float
+    updated_at: float
+
+
+class ConversationList(Shown):
+    """Conversations, last changed first."""
+
+    object: Literal["list"] = "list"
+    data: list[ConversationInfo]
+
+
+class _Happened(Shown):
+    seq: int
+    """Number of the event in the conversation, from 1, without gaps."""
+    run_id: str
+    at: float
+
+
+class MessageInfo(_Happened):
+    """Something that was said."""
+
+    role: Literal["user", "assistant"]
+    content: str
+    turn: int
+    agent: str | None = None
+    metadata: Annotated[dict[str, Any], Field(default_factory=dict)]
+    """What the provider says about an answer: model, method, citations."""
+
+
+class StepInfo(_Happened):
+    """A model call that an agent began."""
+
+    agent: str
+    step: int
+    call_id: str | None = None
+
+
+class ToolCallInfo(_Happened):
+    """A tool call, with its outcome once there is one."""
+
+    call_id: str | None
+    agent: str
+    name: str
+    arguments: Any
+    status: str
+    result: str | None = None
+    seconds: float | None = None
+
+
+class HandoffInfo(_Happened):
+    """One agent handing over to another."""
+
+    source: str
+    target: str
+    reason: str
+
+
+class UsageInfo(Shown):
+    """Tokens and cost of model calls."""
+
+    model_calls: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    """Part of the input."""
+    reasoning_tokens: int
+    """Part of the output."""
+    total_tokens: int
+    cost_usd: str
+    """A decimal in text, exact."""
+    unpriced_calls: int
+    """Calls whose price is not known: they are not in ``cost_usd``."""
+
+
+class UsageLineInfo(UsageInfo):
+    """The part of one agent with one model."""
+
+    agent: str
+    tier: str
+    model: str
+
+
+class RunInfo(Shown):
+    """One execution of one turn."""
+
+    id: str
+    turn: int
+    status: RunStatus
+    started_at: float
+    finished_at: float | None
+    seconds: float | None
+    error: Problem | None
+
+
+class ConversationDetail(ConversationInfo):
+    """A conversation with all that happened in it so far."""
+
+    status: Literal["idle", "running"]
+    """``running`` while a message is being answered; what happens in that turn is added at its end."""
+    messages: list[MessageInfo]
+    steps: list[StepInfo]
+    tools: list[ToolCallInfo]
+    handoffs: list[HandoffInfo]
+    runs: list[RunInfo]
+    usage: UsageInfo
+    usage_by: list[UsageLineInfo]
+    """``usage``, split by agent, tier and model."""
+
+
+class TurnUsage(Shown):
+    """Tokens of all model calls of a turn."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class TurnResult(Shown):
+    """An answered turn: what the ``done`` event holds."""
+
+    run_id: str
+    conversation_id: str
+    turn: int
+    status: Literal["done"]
+    message: str
+    agent: str | None
+    metadata: dict[str, Any]
+    usage: TurnUsage
+    cost_usd: str
+    unpriced_calls: int
+    seconds: float
