@@ -118,17 +118,37 @@ class Agent:
             raise DefinitionError(
                 f"{key}.placement", self.placement, "unknown", "Use 'deployment' or 'inline'."
             )
-        for number, low in (("max_steps", 1), ("max_output_tokens", 1)):
-            if (value := getattr(self, number)) is not None and value < low:
-                raise DefinitionError(f"{key}.{number}", value, "too small", f"Give {low} or more.")
-        if isinstance(self.replicas, int) and self.replicas < 1:
-            raise DefinitionError(
-                f"{key}.replicas", self.replicas, "too few", "Give 1 or more, or Autoscale(minimum=0)."
-            )
+        self._check_numbers(key)
         object.__setattr__(self, "tools", _check_tools(self.tools, key))
         object.__setattr__(self, "handoffs", self._check_handoffs(key))
         self._check_output(key)
         object.__setattr__(self, "examples", _load_examples(self.examples, base, f"{key}.examples"))
+
+    def _check_numbers(self, key: str) -> None:
+        for name, needed in (("max_steps", True), ("max_output_tokens", False)):
+            value = getattr(self, name)
+            if (needed or value is not None) and not (isinstance(value, int) and value >= 1):
+                raise DefinitionError(f"{key}.{name}", value, "no number above 0", "Give 1 or more.")
+        heat = self.temperature
+        if heat is not None and not (isinstance(heat, int | float) and 0 <= heat <= 2):
+            raise DefinitionError(f"{key}.temperature", heat, "out of range", "Give 0 to 2, or None.")
+        if not isinstance(self.replicas, Autoscale) and not (
+            isinstance(self.replicas, int) and self.replicas >= 1
+        ):
+            raise DefinitionError(
+                f"{key}.replicas",
+                self.replicas,
+                "no number above 0",
+                "Give 1 or more, or Autoscale(minimum=0).",
+            )
+        if not isinstance(self.resources, Resources):
+            raise DefinitionError(
+                f"{key}.resources", self.resources, "no Resources", "Give Resources(cpus=1)."
+            )
+        if self.graph is not None and not callable(self.graph):
+            raise DefinitionError(
+                f"{key}.graph", self.graph, "cannot be called", "Give a function that builds the graph."
+            )
 
     def _check_handoffs(self, key: str) -> tuple[str, ...]:
         if isinstance(self.handoffs, str):
@@ -149,6 +169,13 @@ class Agent:
             return
         if not (isinstance(self.output, type) and issubclass(self.output, BaseModel)):
             raise DefinitionError(f"{key}.output", self.output, "no pydantic model", "Give a BaseModel.")
+        if self.tools and self.graph is None:
+            raise DefinitionError(
+                f"{key}.tools",
+                [item if isinstance(item, str) else item.name for item in self.tools],
+                "an agent with an output answers at once and calls no tools",
+                "Remove tools or output, or hand off to an agent with the tools.",
+            )
         if self.handoffs and "handoff" not in self.output.model_fields:
             raise DefinitionError(
                 f"{key}.output",
@@ -182,14 +209,25 @@ class Agent:
         """First 12 digits of the SHA-256 over prompt, tool schemas, model configuration and code."""
         content = {
             "prompt": self.instructions.digest,
-            "tools": [tool if isinstance(tool, str) else tool.schema for tool in self.tools],
+            "tools": [
+                tool if isinstance(tool, str) else [tool.schema, tool.effect, tool.confirm]
+                for tool in self.tools
+            ],
             "handoffs": list(self.handoffs),
             "output": self.output_schema,
             "examples": {label: list(texts) for label, texts in self.example_texts.items()},
             "model": [self.tier, self.max_output_tokens, self.temperature],
-            "graph": self.graph and f"{self.graph.__module__}.{self.graph.__qualname__}",
+            "graph": _code_reference(self.graph),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _code_reference(function: Callable[..., Any] | None) -> str | None:
+    """Return ``module.name`` of what builds a graph: a function, or an instance of a class."""
+    if function is None:
+        return None
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _resolve_prompt(prompt: str | Path | Prompt, base: Path, key: str) -> Prompt:
@@ -199,11 +237,14 @@ def _resolve_prompt(prompt: str | Path | Prompt, base: Path, key: str) -> Prompt
         raise DefinitionError(key, prompt, "missing", "Give the path of a Markdown file.")
     text = str(prompt)
     if isinstance(prompt, str) and ("\n" in text or not text.endswith((".md", ".txt"))):
-        return inline_prompt(text.strip())
+        return inline_prompt(text)
     return load_prompt(base / text, key=key)
 
 
 def _check_tools(tools: Sequence[Tool | str], key: str) -> tuple[Tool | str, ...]:
+    if isinstance(tools, Tool | str):
+        name = tools if isinstance(tools, str) else tools.name
+        raise DefinitionError(f"{key}.tools", name, "is no list", f"Write [{name}].")
     for item in tools:
         if not isinstance(item, Tool | str):
             name = getattr(item, "__name__", item)

@@ -79,14 +79,18 @@ class Fleet:
         if self.directory == Path():
             object.__setattr__(self, "directory", definition_directory(skip=__name__))
         object.__setattr__(self, "tools", tuple(self.tools))
+        object.__setattr__(self, "agents", tuple(self.agents))
         self._check_names(key)
-        shared = {tool.name: tool for tool in self.tools}
+        shared = _shared_tools(self.tools, key)
         object.__setattr__(self, "agents", tuple(_with_tools(agent, shared, key) for agent in self.agents))
         self._check_paths(key)
 
     def _check_names(self, key: str) -> None:
         if not self.agents:
             raise DefinitionError(f"{key}.agents", [], "empty", "Give at least one agent.")
+        for agent in self.agents:
+            if not isinstance(agent, Agent):
+                raise DefinitionError(f"{key}.agents", agent, "is no Agent", "Give Agent(...)s.")
         names = [agent.name for agent in self.agents]
         for name in names:
             if names.count(name) > 1:
@@ -137,8 +141,16 @@ class Fleet:
         for corpus, files in corpora.items():
             for file in files:
                 path = self.directory / file
+                texts = result.setdefault(corpus, {})
+                if path.name in texts:
+                    raise DefinitionError(
+                        f"Fleet({self.name!r}).knowledge[{corpus!r}]",
+                        str(path),
+                        "another document has this file name, and citations would not tell them apart",
+                        "Rename one.",
+                    )
                 try:
-                    result.setdefault(corpus, {})[path.name] = path.read_text(encoding="utf-8")
+                    texts[path.name] = path.read_text(encoding="utf-8")
                 except (OSError, UnicodeDecodeError) as error:
                     raise DefinitionError(
                         f"Fleet({self.name!r}).knowledge[{corpus!r}]",
@@ -159,6 +171,20 @@ class Fleet:
             runner: AbstractAsyncContextManager[Any] = entry.load()(self, **options)
             return runner
         raise ConfigurationError("admiralty is not installed: run `pip install admiralty`.")
+
+
+def _shared_tools(tools: Sequence[Tool], key: str) -> dict[str, Tool]:
+    shared: dict[str, Tool] = {}
+    for tool in tools:
+        if not isinstance(tool, Tool):
+            name = getattr(tool, "__name__", tool)
+            raise DefinitionError(
+                f"{key}.tools", name, "is not a tool", "Decorate the function with @tool(effect=...)."
+            )
+        if tool.name in shared:
+            raise DefinitionError(f"{key}.tools", tool.name, "two tools have this name", "Rename one.")
+        shared[tool.name] = tool
+    return shared
 
 
 def _with_tools(agent: Agent, shared: Mapping[str, Tool], key: str) -> Agent:

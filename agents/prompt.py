@@ -27,8 +27,14 @@ class Prompt:
 
 def inline_prompt(text: str) -> Prompt:
     """Return a prompt from text that is no file."""
+    return _prompt(text, "inline", None)
+
+
+def _prompt(text: str, source: str, version: str | None) -> Prompt:
+    # Of the text as models read it: white space around it makes no new version.
+    text = text.strip()
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Prompt(text=text, source="inline", version=digest[:8], digest=digest)
+    return Prompt(text=text, source=source, version=version or digest[:8], digest=digest)
 
 
 def load_prompt(path: Path, *, key: str) -> Prompt:
@@ -47,8 +53,7 @@ def load_prompt(path: Path, *, key: str) -> Prompt:
     version, text = _split_front_matter(raw, path, key)
     if not text.strip():
         raise DefinitionError(key, str(path), "is empty", "Write what the agent is to do.")
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return Prompt(text=text.strip(), source=path.name, version=version or digest[:8], digest=digest)
+    return _prompt(text, path.name, version)
 
 
 def _split_front_matter(raw: str, path: Path, key: str) -> tuple[str | None, str]:
@@ -71,14 +76,14 @@ def definition_directory(*, skip: str) -> Path:
     """Return the folder of the file that is defining something: relative paths are meant from there.
 
     Walks up the stack past dataclass machinery and the module named ``skip``; the working folder
-    where the definition does not come from a file.
+    where the definition does not come from a file, as in a notebook.
     """
+    machinery = {skip, __name__, "dataclasses", "copy"}
     frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name not in (skip, __name__) and not frame.f_code.co_filename.startswith("<"):
-            return Path(frame.f_code.co_filename).resolve().parent
-        if frame.f_back is None:
+    while frame.f_back is not None:
+        generated = frame.f_code.co_filename == "<string>" and frame.f_code.co_name == "__init__"
+        if frame.f_globals.get("__name__") not in machinery and not generated:
             break
         frame = frame.f_back
-    return Path.cwd()
+    file = Path(frame.f_code.co_filename)
+    return file.resolve().parent if file.is_file() else Path.cwd()
