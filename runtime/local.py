@@ -17,9 +17,12 @@ from admiralty.core.errors import AdmiraltyError
 from admiralty.core.ports import Memory, Scheduler
 from admiralty.core.settings import Settings
 from admiralty.core.values import Event, Identity
-from admiralty.runtime import composition
 from admiralty.runtime.agents.hosts import LocalAgentHost
 from admiralty.runtime.agents.visit import Surroundings
+from admiralty.runtime.composition.conversations import build_conversations
+from admiralty.runtime.composition.fleet import data_folder, setup_resources
+from admiralty.runtime.composition.memory import build_memory
+from admiralty.runtime.composition.scheduler import build_scheduler
 from admiralty.runtime.conversations import Conversations
 from admiralty.runtime.storage import Database
 
@@ -101,16 +104,16 @@ async def open_local(
                 settings = Settings.load(home=home, data=data, database_url="sqlite://")
             else:
                 settings = Settings.load(home=home, data=data)
-        composition.data_folder(settings)
-        database = composition.open_database(settings)
+        data_folder(settings)
+        database = Database.of(settings)
         stack.push_async_callback(database.close)
-        memory = await composition.build_memory(settings, fleet)
-        asked = scheduler or composition.build_scheduler(settings, fleet, memory, database)
-        resources = composition.setup_resources(settings, fleet)
+        memory = await build_memory(settings, fleet)
+        asked = scheduler or build_scheduler(settings, fleet, memory, database)
+        resources = setup_resources(settings, fleet)
         host = LocalAgentHost(
             fleet, fleet.agents, Surroundings(scheduler=asked, memory=memory, resources=resources)
         )
-        conversations = await composition.build_conversations(fleet, host, database, stack)
+        conversations = await build_conversations(fleet, host, database, stack)
         stack.push_async_callback(conversations.drain, 5.0)
         yield LocalFleet(
             conversations=conversations,

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from admiralty.agents import Agent, Fleet
 from admiralty.core.ports import AgentHost, VisitStream
 from admiralty.core.values import Visit
-from admiralty.runtime.agents.graph import GraphAgent
 from admiralty.runtime.agents.visit import StandardAgent, Surroundings
+
+if TYPE_CHECKING:
+    from admiralty.runtime.agents.graph import GraphAgent
 
 
 def build_agent(fleet: Fleet, agent: Agent, surroundings: Surroundings) -> StandardAgent | GraphAgent:
     """Return what runs visits to ``agent``."""
-    kind = StandardAgent if agent.graph is None else GraphAgent
-    return kind(fleet, agent, surroundings)
+    if agent.graph is None:
+        return StandardAgent(fleet, agent, surroundings)
+    # Half a second of imports that most agents can do without.
+    from admiralty.runtime.agents.graph import GraphAgent
+
+    return GraphAgent(fleet, agent, surroundings)
 
 
 class LocalAgentHost:

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from admiralty.agents import Autoscale
 from admiralty.runtime.cli.output import console
-from admiralty.runtime.composition import load_fleet
+from admiralty.runtime.composition.fleet import load_fleet
 from admiralty.tools import Tool
 
 

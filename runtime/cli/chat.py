@@ -138,7 +138,7 @@ class Talk:
     def show_cost(self) -> None:
         """Print what the conversation used and cost so far."""
         view = self._json("GET", f"/v1/conversations/{self.conversation}")
-        console.print_json(json.dumps({name: view.get(name) for name in ("usage", "cost")}))
+        console.print_json(json.dumps({name: view[name] for name in ("usage", "usage_by")}))
 
     def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:

@@ -16,10 +16,10 @@ from rich.tree import Tree
 
 from admiralty.core.errors import AdmiraltyError, ConfigurationError
 from admiralty.core.settings import Settings
-from admiralty.runtime import composition
 from admiralty.runtime.cli.chat import Talk
 from admiralty.runtime.cli.keys import with_keys
 from admiralty.runtime.cli.output import console
+from admiralty.runtime.composition.fleet import data_folder
 from admiralty.runtime.serve import environment
 from admiralty.runtime.serve.cluster import UpRecord, start_time
 
@@ -36,7 +36,7 @@ CONVERSATION = (
 def run_demo(settings: Settings) -> None:
     """Hold the demonstration; at a terminal, leave the fleet running until Ctrl-C."""
     began = time.monotonic()
-    home = composition.data_folder(settings)
+    home = data_folder(settings)
     port = _port(settings.host, settings.port)
     dashboard = _port("127.0.0.1", settings.dashboard_port)
     secret, _ = with_keys(settings, lambda keys: keys.create(name="demo"))
@@ -102,47 +102,37 @@ def _converse(client: httpx.Client, began: float) -> None:
 
 
 def trace(view: dict[str, Any]) -> Tree:
-    """Return a conversation's steps as a tree: turns, agents, tools."""
+    """Return what happened in a conversation as a tree: turns, steps, tools, handoffs."""
     tree = Tree(f"[bold]{view['id']}[/]")
-    branches: dict[int, Tree] = {}
+    said = {message["turn"]: message["content"] for message in view["messages"] if message["role"] == "user"}
     for run in view["runs"]:
-        text = str(run["message"])
-        seconds = (run["finished_at"] or run["started_at"]) - run["started_at"]
-        branches[run["turn"]] = tree.add(
-            f"turn {run['turn']} [dim]{run['status']}, {seconds * 1000:.0f} ms[/]  {escape(text[:70])}"
-        )
-    for step in view["steps"]:
-        node = branches[step["turn"]].add(
-            f"[bold]{step['agent']}[/] step {step['step']}  [dim]{escape(str(step['model']))}, "
-            f"{step['usage']['input_tokens']} + {step['usage']['output_tokens']} tokens[/]"
-        )
-        for tool in step["tools"]:
-            arguments = ", ".join(f"{name}={value!r}" for name, value in tool["arguments"].items())
-            node.add(escape(f"{tool['name']}({arguments})"[:100]) + f" [dim]{tool['status']}[/]")
-        if step["handoff"]:
-            node.add(f"→ {step['handoff']}")
+        text = escape(said.get(run["turn"], "")[:70])
+        state = f"{run['status']}, {(run['seconds'] or 0) * 1000:.0f} ms"
+        turn = tree.add(f"turn {run['turn']} [dim]{state}[/]  {text}")
+        node = turn
+        happened = [*view["steps"], *view["tools"], *view["handoffs"]]
+        for item in sorted(happened, key=lambda item: int(item["seq"])):
+            if item["run_id"] != run["id"]:
+                continue
+            if "target" in item:
+                node.add(f"→ {item['target']}")
+            elif "step" in item:
+                node = turn.add(f"[bold]{item['agent']}[/] model call {item['step']}")
+            else:
+                arguments = ", ".join(f"{name}={value!r}" for name, value in item["arguments"].items())
+                call = escape(f"{item['name']}({arguments})"[:100])
+                node.add(f"{call} [dim]{item['status']}, {(item['seconds'] or 0) * 1000:.0f} ms[/]")
     return tree
 
 
 def cost_table(view: dict[str, Any]) -> Table:
     """Return what a conversation used and cost, by agent and model."""
     table = Table("agent", "tier", "model", "calls", "tokens in", "tokens out", "cost", header_style="bold")
-    for line in view["cost"]["by_agent"]:
-        table.add_row(
-            line["agent"],
-            line["tier"],
-            line["model"],
-            str(line["calls"]),
-            str(line["usage"]["input_tokens"]),
-            str(line["usage"]["output_tokens"]),
-            f"${line['cost_usd']}",
-        )
-    table.add_section()
-    total = view["usage"]
-    table.add_row(
-        "total", "", "", "", str(total["input_tokens"]), str(total["output_tokens"]),
-        f"${view['cost']['total_usd']}",
-    )  # fmt: skip
+    total = {"agent": "total", "tier": "", "model": "", **view["usage"]}
+    for line in (*view["usage_by"], total):
+        cells = [line["agent"], line["tier"], line["model"]]
+        cells += [str(line[name]) for name in ("model_calls", "input_tokens", "output_tokens")]
+        table.add_row(*cells, f"${line['cost_usd']}", end_section=line is view["usage_by"][-1])
     return table
 
 

@@ -13,9 +13,10 @@ from rich.markup import escape
 
 from admiralty.core.errors import AdmiraltyError
 from admiralty.core.settings import Settings
-from admiralty.runtime import composition
 from admiralty.runtime.cli.output import console
+from admiralty.runtime.composition.fleet import data_folder, fleet_context, load_fleet
 from admiralty.runtime.serve import environment
+from admiralty.runtime.storage import Database
 
 MIN_FREE_BYTES = 2 * 2**30
 
@@ -66,7 +67,7 @@ def _packages() -> str:
 
 
 def _home(settings: Settings) -> str:
-    home = composition.data_folder(settings)
+    home = data_folder(settings)
     environment.folders(home)
     return str(home)
 
@@ -74,14 +75,14 @@ def _home(settings: Settings) -> str:
 def _database(settings: Settings) -> str:
     import asyncio
 
-    database = composition.open_database(settings)
+    database = Database.of(settings)
     asyncio.run(database.close())
     return database.url.render_as_string()
 
 
 def _fleet(name: str, settings: Settings) -> str:
-    fleet = composition.load_fleet(name)
-    fleet.documents(composition.fleet_context(settings, fleet))
+    fleet = load_fleet(name)
+    fleet.documents(fleet_context(settings, fleet))
     return f"{fleet.name}: {', '.join(agent.name for agent in fleet.agents)}"
 
 
@@ -126,7 +127,7 @@ def _memory() -> str:
 
 
 def _disk(settings: Settings) -> str:
-    free = shutil.disk_usage(composition.data_folder(settings)).free
+    free = shutil.disk_usage(data_folder(settings)).free
     if free < MIN_FREE_BYTES:
         raise Warned(f"{free / 2**30:.1f} GiB free in {settings.resolved_home}")
     return f"{free / 2**30:.0f} GiB free"

@@ -25,9 +25,7 @@ def with_keys(settings: Settings, work: Callable[[ApiKeys], Awaitable[T]]) -> T:
     """Run ``work`` on the keys of the settings' database."""
 
     async def run() -> T:
-        database = await asyncio.to_thread(
-            Database, settings.resolved_database_url, synchronous=settings.sqlite_synchronous
-        )
+        database = await asyncio.to_thread(Database.of, settings)
         try:
             return await work(ApiKeys(database))
         finally:

@@ -16,9 +16,9 @@ from rich.panel import Panel
 
 from admiralty.core.errors import ConfigurationError
 from admiralty.core.settings import Settings
-from admiralty.runtime import composition
 from admiralty.runtime.cli.keys import with_keys
 from admiralty.runtime.cli.output import console
+from admiralty.runtime.composition.fleet import data_folder, fleet_context, load_fleet
 from admiralty.runtime.serve import environment
 from admiralty.runtime.serve.environment import Folders
 from admiralty.runtime.storage.keys import ApiKeys
@@ -29,12 +29,10 @@ DRAIN_SECONDS = 20.0
 def run_up(fleet_name: str, settings: Settings, *, address: str | None, beside: bool) -> None:
     """Run the fleet until a signal. Raises ConfigurationError for whatever would not work."""
     started = time.monotonic()
-    home = composition.data_folder(settings)
+    home = data_folder(settings)
     settings = settings.model_copy(update={"home": home})
-    fleet = composition.load_fleet(fleet_name)
-    fleet.documents(
-        composition.fleet_context(settings, fleet)
-    )  # a missing file is told now, not in a replica
+    fleet = load_fleet(fleet_name)
+    fleet.documents(fleet_context(settings, fleet))  # a missing file is told now, not in a replica
     places = environment.folders(home)
     _refuse_second(settings)
     if address is None:
@@ -46,7 +44,7 @@ def run_up(fleet_name: str, settings: Settings, *, address: str | None, beside: 
 
     from admiralty.runtime.serve import cluster
     from admiralty.runtime.serve.app import APP_NAME, build_app
-    from admiralty.runtime.serve.deployments import FleetSpec
+    from admiralty.runtime.serve.replicas import FleetSpec
 
     spec = FleetSpec(fleet=fleet_name, settings=settings)
     stop = _Stop()

@@ -13,15 +13,12 @@ from ray.serve.config import AutoscalingConfig
 
 from admiralty.agents import Agent, Autoscale
 from admiralty.core.settings import Settings
-from admiralty.runtime import composition
-from admiralty.runtime.serve.deployments import (
-    DRAIN_SECONDS,
-    AgentReplica,
-    FleetSpec,
-    Gateway,
-    MemoryReplica,
-    SchedulerReplica,
-)
+from admiralty.runtime.composition.fleet import load_fleet
+from admiralty.runtime.serve.replicas import FleetSpec
+from admiralty.runtime.serve.replicas.agent import AgentReplica
+from admiralty.runtime.serve.replicas.gateway import DRAIN_SECONDS, Gateway
+from admiralty.runtime.serve.replicas.memory import MemoryReplica
+from admiralty.runtime.serve.replicas.scheduler import SchedulerReplica
 
 APP_NAME = "admiralty"
 
@@ -38,7 +35,7 @@ def app(args: dict[str, Any]) -> Application:
 
 def build_app(spec: FleetSpec) -> Application:
     """Bind the deployments of a fleet to each other."""
-    fleet = composition.load_fleet(spec.fleet)
+    fleet = load_fleet(spec.fleet)
     memory = serve.deployment(
         MemoryReplica, name="memory", ray_actor_options=LIGHT, max_ongoing_requests=200
     ).bind(spec)

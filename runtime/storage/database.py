@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,15 +19,25 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from admiralty.core.errors import ConfigurationError, Retryable
+from admiralty.core.settings import Settings
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
 MAX_GROUP = 256
 """Most writes in one commit: bounds how long the first of them waits for the last."""
+
+CONNECT_SECONDS = 10
+"""How long a PostgreSQL server may take to answer at all."""
 
 
 class Database:
@@ -44,9 +55,15 @@ class Database:
         self._engine = _engine(self.url, self.is_sqlite, synchronous)
         self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._closed = False
+        self._closing = threading.Lock()
         self._migrate()
         self._writer = threading.Thread(target=self._write_loop, name="admiralty-writer", daemon=True)
         self._writer.start()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Database:
+        """Open the database that the settings name."""
+        return cls(settings.resolved_database_url, synchronous=settings.sqlite_synchronous)
 
     async def write(self, work: Work[T]) -> T:
         """Run ``work`` in the next commit and return its result once that is done."""
@@ -54,10 +71,11 @@ class Database:
 
     def submit(self, work: Work[T]) -> Future[T]:
         """Queue ``work`` for the next commit."""
-        if self._closed:
-            raise Retryable("The database is closed: this process is shutting down.")
         future: Future[T] = Future()
-        self._queue.put((work, future))
+        with self._closing:  # nothing may come behind the end mark: it would wait for ever
+            if self._closed:
+                raise Retryable("The database is closed: this process is shutting down.")
+            self._queue.put((work, future))
         return future
 
     async def read(self, work: Work[T]) -> T:
@@ -68,17 +86,18 @@ class Database:
 
     async def close(self) -> None:
         """Finish what is queued, then let go of all connections."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
-            await asyncio.to_thread(self._writer.join)
-            self._engine.dispose()
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        await asyncio.to_thread(self._writer.join)
+        self._engine.dispose()
 
     def _read(self, work: Work[T]) -> T:
         try:
             with self._engine.execution_options(immediate=False).connect() as connection:
                 return work(connection)
-        except OperationalError as error:
+        except (OperationalError, sa.exc.TimeoutError) as error:
             raise _unavailable(error) from error
 
     def _write_loop(self) -> None:
@@ -99,6 +118,7 @@ class Database:
                 return
 
     def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
+        group = [item for item in group if item[1].set_running_or_notify_cancel()]
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
             with self._engine.connect() as connection, connection.begin():
@@ -106,14 +126,15 @@ class Database:
                     try:
                         with connection.begin_nested():
                             outcomes.append((future, work(connection), None))
-                    except OperationalError:
-                        raise
                     except Exception as error:
-                        outcomes.append((future, None, error))
+                        if self._transaction_is_lost(connection, error):
+                            raise
+                        failure = _unavailable(error) if isinstance(error, OperationalError) else error
+                        outcomes.append((future, None, failure))
         except BaseException as error:
-            failure = _unavailable(error) if isinstance(error, SQLAlchemyError) else error
+            lost = _unavailable(error) if isinstance(error, SQLAlchemyError) else error
             for _, future in group:
-                future.set_exception(failure)
+                future.set_exception(lost)
             return
         for future, result, problem in outcomes:
             if problem is None:
@@ -121,12 +142,25 @@ class Database:
             else:
                 future.set_exception(problem)
 
+    def _transaction_is_lost(self, connection: Connection, error: Exception) -> bool:
+        """Return whether a write's error has ended the transaction that it shares with its neighbours."""
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        # SQLite rolls everything back by itself where a disk is full or fails.
+        driver: Any = connection.connection.driver_connection
+        return self.is_sqlite and not driver.in_transaction
+
     def _migrate(self) -> None:
         from admiralty.runtime.storage.migrate import migrate
 
         try:
             migrate(self._engine)
-        except OperationalError as error:
+        except DBAPIError as error:
+            if self.is_sqlite and "locked" not in str(error):
+                raise ConfigurationError(
+                    f"database_url = {str(self.url)!r}: {_reason(error)}. Name a file that can be written, "
+                    "or one that is not there yet."
+                ) from error
             raise _unavailable(error) from error
 
 
@@ -134,20 +168,29 @@ def database_url(url: str) -> URL:
     """Return ``url`` with the driver that we use. Raises ConfigurationError for what is not supported."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError):  # a port that is no number is a plain ValueError
+        shown = re.sub(r"//[^/@]*@", "//***@", url)
         raise ConfigurationError(
-            f"database_url = {url!r}: not a URL. Write sqlite:///path/to/file or postgresql://user@host/name."
-        ) from error
+            f"database_url = {shown!r}: not a URL. Write sqlite:///path/to/file or postgresql://user@host/name."
+        ) from None
     backend = parsed.get_backend_name()
     if backend == "postgresql":
-        return parsed.set(drivername="postgresql+psycopg")
+        # Without it, a server that drops packets is waited for for minutes.
+        waiting = {} if "connect_timeout" in parsed.query else {"connect_timeout": str(CONNECT_SECONDS)}
+        return parsed.set(drivername="postgresql+psycopg").update_query_dict(waiting)
     if backend != "sqlite":
         raise ConfigurationError(
             f"database_url = {parsed.render_as_string()!r}: {backend} is not supported. "
             "Use SQLite or PostgreSQL."
         )
     if parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(parsed.database).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"database_url = {url!r}: {folder} cannot be made: {error.strerror}. Name another folder."
+            ) from error
     return parsed
 
 
@@ -183,5 +226,9 @@ def _engine(url: URL, is_sqlite: bool, synchronous: str) -> Engine:
 
 
 def _unavailable(error: BaseException) -> Retryable:
-    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-    return Retryable(f"The database does not answer: {reason}", retry_after=1.0)
+    return Retryable(f"The database does not answer: {_reason(error)}", retry_after=1.0)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,68 @@
+"""The ingress replica: API and conversations together; a hop between them would cost a third of the rate."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from contextlib import AsyncExitStack
+
+from fastapi import FastAPI
+from ray.serve.handle import DeploymentHandle
+
+from admiralty.runtime.agents.hosts import LocalAgentHost, SplitAgentHost
+from admiralty.runtime.agents.visit import Surroundings
+from admiralty.runtime.api import ApiParts, create_app
+from admiralty.runtime.composition.conversations import build_conversations, process_name
+from admiralty.runtime.composition.fleet import load_fleet, setup_resources
+from admiralty.runtime.serve.remote import RemoteAgentHost, RemoteMemory, RemoteScheduler
+from admiralty.runtime.serve.replicas import FleetSpec
+from admiralty.runtime.storage import Database
+from admiralty.runtime.storage.keys import ApiKeys
+from admiralty.runtime.storage.usage import ModelCallLog
+
+DRAIN_SECONDS = 20.0
+"""How long a replica that is told to stop waits for the turns that it is executing."""
+
+
+class Gateway:
+    """The ingress: API and conversations, in one replica."""
+
+    async def __init__(  # type: ignore[misc]
+        self,
+        spec: FleetSpec,
+        agents: dict[str, DeploymentHandle],
+        scheduler: DeploymentHandle,
+        memory: DeploymentHandle,
+    ) -> None:
+        fleet, settings = load_fleet(spec.fleet), spec.settings
+        self._stack = AsyncExitStack()
+        database = await asyncio.to_thread(Database.of, settings)
+        remote_scheduler, remote_memory = RemoteScheduler(scheduler), RemoteMemory(memory)
+        inline = [agent for agent in fleet.agents if agent.name not in agents]
+        resources = None
+        if inline:
+            resources = await asyncio.to_thread(setup_resources, settings, fleet)
+        local = LocalAgentHost(
+            fleet,
+            inline,
+            Surroundings(scheduler=remote_scheduler, memory=remote_memory, resources=resources),
+        )
+        host = SplitAgentHost([agent.name for agent in inline], local, RemoteAgentHost(agents))
+        self._conversations = await build_conversations(fleet, host, database, self._stack)
+        self._parts = ApiParts(
+            conversations=self._conversations,
+            keys=ApiKeys(database),
+            calls=ModelCallLog(database),
+            settings=settings,
+            version=importlib.metadata.version("admiralty"),
+            process=process_name(),
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the app, built after the constructor: Serve calls this."""
+        app: FastAPI = create_app(self._parts)
+        return app
+
+    async def drain(self) -> None:
+        """Finish the running turns."""
+        await self._conversations.drain(DRAIN_SECONDS)
