@@ -31,6 +31,8 @@ class ToolContext:
     """For whom the agent speaks. Staff have been authenticated elsewhere and confirm by acting."""
     confirmed: bool = False
     """Whether the user has confirmed this very call (see ``tool(confirm=True)``)."""
+    rehearsal: bool = False
+    """Check everything, change nothing (see ``tool(rehearse=True)``)."""
 
     @property
     def idempotency_key(self) -> str:

@@ -78,27 +78,40 @@ class ToolExecutor:
                 user_message=ctx.user_message,
             )
             if not confirmed:
-                return "confirmation_required", _ask_first(name, parsed)
+                return await self._ask(tool, given, parsed, ctx)
             ctx = dataclasses.replace(ctx, confirmed=True)
-        if tool.context_parameter:
-            given[tool.context_parameter] = ctx
-        try:
-            async with asyncio.timeout(tool.timeout) as limit:
-                if tool.is_async:
-                    result = await tool.function(**given)
-                else:
-                    result = await asyncio.to_thread(tool.function, **given)
-            content = to_content(result)
-        except ToolError as error:
-            return "error", f"Error: {error.message}"
-        except (Exception, SystemExit) as error:  # SystemExit would end the whole process, not the call
-            if isinstance(error, TimeoutError) and limit.expired():
-                return "error", f"Error: {name} did not answer within {tool.timeout:g} s."
-            logger.exception("tool %s failed (call %s, run %s)", name, ctx.call_id, ctx.caller.run_id)
-            return "error", f"Error: {name} failed unexpectedly. Do not try again in this turn."
-        if len(content) > MAX_RESULT_CHARACTERS:
-            return "error", f"Error: the result of {name} is too long ({len(content)} characters)."
-        return "ok", content
+        return await _run(tool, given, ctx)
+
+    async def _ask(
+        self, tool: Tool, given: Mapping[str, Any], parsed: BaseModel, ctx: ToolContext
+    ) -> tuple[Status, str]:
+        """Ask for confirmation, unless the tool's own rules refuse the call anyhow."""
+        if tool.rehearse:
+            status, content = await _run(tool, given, dataclasses.replace(ctx, rehearsal=True))
+            if status != "ok":
+                return status, content
+        return "confirmation_required", _ask_first(tool.name, parsed)
+
+
+async def _run(tool: Tool, given: Mapping[str, Any], ctx: ToolContext) -> tuple[Status, str]:
+    arguments = {**given, tool.context_parameter: ctx} if tool.context_parameter else given
+    try:
+        async with asyncio.timeout(tool.timeout) as limit:
+            if tool.is_async:
+                result = await tool.function(**arguments)
+            else:
+                result = await asyncio.to_thread(tool.function, **arguments)
+        content = to_content(result)
+    except ToolError as error:
+        return "error", f"Error: {error.message}"
+    except (Exception, SystemExit) as error:  # SystemExit would end the whole process, not the call
+        if isinstance(error, TimeoutError) and limit.expired():
+            return "error", f"Error: {tool.name} did not answer within {tool.timeout:g} s."
+        logger.exception("tool %s failed (call %s, run %s)", tool.name, ctx.call_id, ctx.caller.run_id)
+        return "error", f"Error: {tool.name} failed unexpectedly. Do not try again in this turn."
+    if len(content) > MAX_RESULT_CHARACTERS:
+        return "error", f"Error: the result of {tool.name} is too long ({len(content)} characters)."
+    return "ok", content
 
 
 def to_content(result: Any) -> str:

@@ -41,6 +41,8 @@ class Tool:
     """Seconds after which a call is given up."""
     confirm: bool
     """Whether the user must have confirmed the very arguments in the turn before."""
+    rehearse: bool = False
+    """Whether the function, called with ``ctx.rehearsal``, checks everything and changes nothing."""
     context_parameter: str | None = None
     schema: Mapping[str, Any] = field(repr=False)
     """OpenAI function schema: ``{"type": "function", "function": {...}}``."""
@@ -63,6 +65,7 @@ def tool(
     description: str | None = ...,
     timeout: float = ...,
     confirm: bool = ...,
+    rehearse: bool = ...,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -73,6 +76,7 @@ def tool(
     description: str | None = None,
     timeout: float = 30.0,
     confirm: bool = False,
+    rehearse: bool = False,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of a typed sync or async function.
 
@@ -81,6 +85,10 @@ def tool(
     from the docstring's ``Args:`` section. A parameter annotated :class:`ToolContext` is filled in
     by the runtime and never shown to a model. Without ``effect`` a tool counts as a ``write``.
 
+    ``confirm`` lets a call through only when the user has said yes to exactly its arguments. With
+    ``rehearse`` the function is first called with ``ctx.rehearsal`` set, in which it must check
+    everything and change nothing: what its rules refuse is then refused before anybody is asked.
+
     Raises DefinitionError for a missing description, an unannotated or variadic parameter, or a
     bad name, effect or timeout.
     """
@@ -88,7 +96,7 @@ def tool(
     def make(function: Callable[..., Any]) -> Tool:
         if not inspect.isroutine(function):
             raise DefinitionError("tool", function, "is no function", "Decorate a `def` or `async def`.")
-        return _make_tool(function, effect, name, description, timeout, confirm)
+        return _make_tool(function, effect, name, description, timeout, confirm, rehearse)
 
     return make if function is None else make(function)
 
@@ -100,6 +108,7 @@ def _make_tool(
     description: str | None,
     timeout: float,
     confirm: bool,
+    rehearse: bool,
 ) -> Tool:
     where = f"tool {function.__module__}.{function.__qualname__}"
     tool_name = name or function.__name__
@@ -120,6 +129,10 @@ def _make_tool(
             f"{where}: description", text, "missing", "Write a docstring: the model chooses by it."
         )
     fields, context_parameter = _argument_fields(function, where, doc.parameters)
+    if rehearse and not (confirm and context_parameter):
+        raise DefinitionError(
+            f"{where}: rehearse", True, "needs confirm=True and a ToolContext", "Add both, or drop it."
+        )
     try:
         arguments = create_model(f"{tool_name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
         parameters = arguments.model_json_schema()
@@ -143,6 +156,7 @@ def _make_tool(
         effect=effect,
         timeout=timeout,
         confirm=confirm,
+        rehearse=rehearse,
         context_parameter=context_parameter,
         schema=schema,
     )

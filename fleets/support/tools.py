@@ -55,7 +55,7 @@ Reason = Annotated[str, Field(json_schema_extra={"enum": list(CANCEL_REASONS)})]
 
 def _desk(ctx: ToolContext) -> Desk:
     shop = cast("Resources", ctx.resources).shop
-    return shop.desk(staff=ctx.acting == "staff", customer=ctx.session.get(CUSTOMER))
+    return shop.desk(staff=ctx.acting == "staff", customer=ctx.session.get(CUSTOMER), rehearsal=ctx.rehearsal)
 
 
 def _identify(ctx: ToolContext, user_id: str) -> str:
@@ -177,7 +177,7 @@ def think(thought: str) -> str:  # noqa: ARG001 - to have written it down is the
 # -- changing -------------------------------------------------------------------------------------
 
 
-@tool(effect="write", confirm=True)
+@tool(effect="write", confirm=True, rehearse=True)
 def cancel_pending_order(order_id: OrderId, reason: Reason, ctx: ToolContext) -> Order:
     """Cancel an order whose status is pending, and refund it to the original payment method.
 
@@ -190,7 +190,7 @@ def cancel_pending_order(order_id: OrderId, reason: Reason, ctx: ToolContext) ->
     return _desk(ctx).cancel(order_id, reason)
 
 
-@tool(effect="write", confirm=True)
+@tool(effect="write", confirm=True, rehearse=True)
 def modify_pending_order_address(
     order_id: OrderId,
     address1: str,
@@ -215,7 +215,7 @@ def modify_pending_order_address(
     return _desk(ctx).modify_address(order_id, _address(address1, address2, city, state, country, zip))
 
 
-@tool(effect="write", confirm=True)
+@tool(effect="write", confirm=True, rehearse=True)
 def modify_pending_order_payment(
     order_id: OrderId, payment_method_id: PaymentMethodId, ctx: ToolContext
 ) -> Order:
@@ -230,7 +230,7 @@ def modify_pending_order_payment(
     return _desk(ctx).modify_payment(order_id, payment_method_id)
 
 
-@tool(effect="write", confirm=True)
+@tool(effect="write", confirm=True, rehearse=True)
 def modify_pending_order_items(
     order_id: OrderId,
     item_ids: list[ItemId],
@@ -252,7 +252,7 @@ def modify_pending_order_items(
     return _desk(ctx).modify_items(order_id, item_ids, new_item_ids, payment_method_id)
 
 
-@tool(effect="write", confirm=True)
+@tool(effect="write", confirm=True, rehearse=True)
 def return_delivered_order_items(
     order_id: OrderId, item_ids: list[ItemId], payment_method_id: PaymentMethodId, ctx: ToolContext
 ) -> Order:
@@ -268,7 +268,7 @@ def return_delivered_order_items(
     return _desk(ctx).return_items(order_id, item_ids, payment_method_id)
 
 
-@tool(effect="write", confirm=True)
+@tool(effect="write", confirm=True, rehearse=True)
 def exchange_delivered_order_items(
     order_id: OrderId,
     item_ids: list[ItemId],
@@ -290,7 +290,7 @@ def exchange_delivered_order_items(
     return _desk(ctx).exchange(order_id, item_ids, new_item_ids, payment_method_id)
 
 
-@tool(effect="write", confirm=True)
+@tool(effect="write", confirm=True, rehearse=True)
 def modify_user_address(
     user_id: UserId,
     address1: str,

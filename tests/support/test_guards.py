@@ -120,9 +120,20 @@ async def test_staff_see_and_change_every_customers_records(staff: Call, shop: S
 
 @pytest.mark.requirement("support.confirm")
 async def test_every_write_waits_for_the_customers_yes(maya: Call, shop: Shop) -> None:
+    asked = []
     for name, arguments in writes("#W1001001", MAYA):
-        asked = await maya(name, arguments, confirmed=False, message=f"please do {name}")
-        assert asked.status == "confirmation_required", name
+        outcome = await maya(name, arguments, confirmed=False, message=f"please do {name}")
+        assert outcome.status != "ok", name
+        asked += [name] if outcome.status == "confirmation_required" else []
+    assert {"cancel_pending_order", "modify_pending_order_address", "modify_user_address"} <= set(asked)
+    assert shop.store.changed() == {}
+
+
+@pytest.mark.requirement("tools.rehearse")
+async def test_what_the_rules_refuse_is_refused_before_anybody_is_asked(maya: Call, shop: Shop) -> None:
+    cancel = {"order_id": "#W1001002", "reason": "no longer needed"}
+    outcome = await maya("cancel_pending_order", cancel, confirmed=False, message="cancel #W1001002")
+    assert (outcome.status, outcome.content) == ("error", "Error: non-pending order cannot be cancelled")
     assert shop.store.changed() == {}
 
 

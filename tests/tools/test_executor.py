@@ -221,3 +221,35 @@ async def test_what_one_call_writes_to_the_session_the_next_one_reads(context: C
     executor = ToolExecutor([remember])
     await executor.execute("remember", {"what": "keys"}, context(session=session))
     assert (await executor.execute("remember", {}, context(session=session))).content == "keys"
+
+
+@pytest.mark.requirement("tools.rehearse")
+async def test_a_rehearsal_comes_before_the_question_and_is_no_execution(context: Context) -> None:
+    seen: list[bool] = []
+
+    @tool(effect="write", confirm=True, rehearse=True)
+    def launch(name: str, ctx: ToolContext) -> str:
+        """Launch something."""
+        seen.append(ctx.rehearsal)
+        if name == "nothing":
+            raise ToolError("there is nothing to launch")
+        return "rehearsed" if ctx.rehearsal else "launched"
+
+    executor, session = ToolExecutor([launch]), dict[str, object]()
+    refused = await executor.execute("launch", {"name": "nothing"}, context(turn=1, session=session))
+    asked = await executor.execute("launch", {"name": "ship"}, context(turn=1, session=session))
+    assert (refused.status, asked.status) == ("error", "confirmation_required")
+    done = await executor.execute(
+        "launch", {"name": "ship"}, context(turn=2, session=session, user_message="yes")
+    )
+    assert (done.status, done.content) == ("ok", "launched")
+    assert seen == [True, True, False]
+
+
+def test_a_rehearsal_without_confirmation_or_context_is_a_mistake() -> None:
+    with pytest.raises(DefinitionError, match="rehearse"):
+
+        @tool(effect="write", rehearse=True)
+        def launch(name: str) -> str:
+            """Launch something."""
+            return name

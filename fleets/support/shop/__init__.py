@@ -30,9 +30,9 @@ class Shop:
     store: ShopStore
     policy: Path
 
-    def desk(self, *, staff: bool = False, customer: str | None = None) -> Desk:
+    def desk(self, *, staff: bool = False, customer: str | None = None, rehearsal: bool = False) -> Desk:
         """Return the shop as staff, or as one (perhaps not yet identified) customer, may use it."""
-        return Desk(store=self.store, staff=staff, customer=customer)
+        return Desk(store=self.store, staff=staff, customer=customer, rehearsal=rehearsal)
 
     def close(self) -> None:
         self.store.close()

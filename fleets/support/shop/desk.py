@@ -30,6 +30,8 @@ class Desk:
     staff: bool = False
     customer: str | None = None
     """User id of the customer that was identified; of no meaning for staff."""
+    rehearsal: bool = False
+    """Check and work out every change, but store none."""
 
     # -- identification ---------------------------------------------------------------------------
 
@@ -111,7 +113,7 @@ class Desk:
 
     def modify_user_address(self, user_id: str, address: Address) -> User:
         """Change the default address of a profile."""
-        change = self.store.change(
+        change = self._change(
             lambda records: rules.modify_user_address(user_id, self._user(records, user_id), address)
         )
         return change.users[user_id]
@@ -158,7 +160,10 @@ class Desk:
                 raise ToolError("user not found")
             return rule(order, user, records)
 
-        return self.store.change(decide).orders[order_id]
+        return self._change(decide).orders[order_id]
+
+    def _change(self, decide: Callable[[Records], Change]) -> Change:
+        return decide(self.store) if self.rehearsal else self.store.change(decide)
 
 
 def _products(order: Order, records: Records) -> dict[str, Product]:
