@@ -38,6 +38,8 @@ class Reply:
 
     status: int
     body: bytes
+    headers: dict[str, str]
+    """Names in lower case."""
     first_byte_seconds: float
     """From sending the request to the first byte of the answer's body (of its head, without a body)."""
     seconds: float
@@ -61,6 +63,10 @@ Check = Callable[[Reply], str | None]
 """None if the reply is a right answer, else what is wrong."""
 
 
+Open = Callable[[str], Call]
+"""The request that begins a conversation, which the answer's header X-Conversation-Id then names."""
+
+
 class Connection(asyncio.Protocol):
     """One keep-alive connection to the server under test."""
 
@@ -70,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._waiter: asyncio.Future[Reply] | None = None
         self._body: list[bytes] = []
+        self._headers: dict[str, str] = {}
         self._started = self._first = 0.0
 
     async def send(self, call: Call) -> Reply:
@@ -85,7 +92,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None  # set by connection_made
         self._waiter = loop.create_future()
         self._parser = httptools.HttpResponseParser(self)
-        self._body, self._first = [], 0.0
+        self._body, self._headers, self._first = [], {}, 0.0
         self._started = time.perf_counter()
         self._transport.write(call.wire(f"{self._host}:{self._port}"))
         timer = loop.call_later(
@@ -116,6 +123,9 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._fail(exc or ConnectionError("closed by the server"))
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
     def on_body(self, body: bytes) -> None:
         if not self._first:
             self._first = time.perf_counter()
@@ -128,6 +138,7 @@ class Connection(asyncio.Protocol):
         reply = Reply(
             status=self._parser.get_status_code(),
             body=b"".join(self._body),
+            headers=self._headers,
             first_byte_seconds=(self._first or now) - self._started,
             seconds=now - self._started,
         )
@@ -152,10 +163,12 @@ async def run_load(
     max_turns: int,
     turns_per_conversation: int,
     prefix: str,
+    open_conversation: Open | None = None,
 ) -> Load:
     """Drive the server with `concurrency` clients until the time or the count is used up.
 
-    Conversations are named `PREFIX-client-n`; a turn begun in time is also waited for and counted.
+    Conversations are named `PREFIX-client-n`, or by the server where `open_conversation` says how: that
+    costs rate, but is in no turn's latency. A turn begun in time is also waited for and counted.
     """
     load = Load()
     budget = iter(range(max_turns))
@@ -164,12 +177,17 @@ async def run_load(
 
     async def client(number: int) -> None:
         connection = Connection(host, port)
-        count = 0
+        count, name = 0, ""
         while time.perf_counter() - begin < seconds and next(budget, None) is not None:
             conversation, place = divmod(count, turns_per_conversation)
             count += 1
             try:
-                reply = await connection.send(turn(f"{prefix}-{number}-{conversation}", place))
+                if place == 0 or not name:
+                    name = f"{prefix}-{number}-{conversation}"
+                    if open_conversation is not None:
+                        opened = await connection.send(open_conversation(name))
+                        name = opened.headers.get("x-conversation-id", "")
+                reply = await connection.send(turn(name, place))
             except (OSError, TimeoutError) as error:
                 load.errors.append(f"{type(error).__name__}: {error}")
                 await asyncio.sleep(0.05)  # a dead server must not turn this into a busy loop

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from benchmarks.client import Call, Load, percentile, run_load
-from benchmarks.processes import ProcessGroup, ProcessUse, cpu_between, free_port, wait_for_port
+from benchmarks.processes import ProcessGroup, ProcessUse, cpu_between, cpu_by_kind, free_port, wait_for_port
 from benchmarks.systems.catalog import System
 
 IDLE_SECONDS: Final = 2.0
@@ -61,6 +61,8 @@ class Cell:
     client_cpu_ms: float
     provider_calls: float
     """Model calls per turn, as the provider counted them."""
+    cpu_by_kind: dict[str, float]
+    """CPU of each kind of process, per turn."""
 
 
 class MockProvider:
@@ -185,9 +187,16 @@ def summarize(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                         "provider_calls",
                     )
                 },
+                "cpu_by_kind": _median_by_kind(mine),
             }
         )
     return summary
+
+
+def _median_by_kind(cells: Sequence[Cell]) -> dict[str, float]:
+    kinds = dict.fromkeys(kind for cell in cells for kind in cell.cpu_by_kind)
+    medians = {kind: statistics.median(cell.cpu_by_kind.get(kind, 0.0) for cell in cells) for kind in kinds}
+    return dict(sorted(medians.items(), key=lambda item: -item[1]))
 
 
 def ratios(medians: Sequence[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
@@ -277,6 +286,9 @@ def _measure(system: System, provider: MockProvider, plan: Plan, concurrency: in
         provider_cpu_ms=(provider_after["cpu_seconds"] - provider_before["cpu_seconds"]) * each * 1000,
         client_cpu_ms=load.client_cpu_seconds * each * 1000,
         provider_calls=(provider_after["requests"] - provider_before["requests"]) * each,
+        cpu_by_kind={
+            kind: seconds * each * 1000 for kind, seconds in cpu_by_kind(before, after).items() if seconds > 0
+        },
     )
 
 
@@ -300,5 +312,6 @@ def _load(
             max_turns=max_turns,
             turns_per_conversation=turns_per_conversation,
             prefix=prefix,
+            open_conversation=system.open_conversation,
         )
     )

@@ -1,7 +1,7 @@
 """Start, measure and end the processes of a system, with all their descendants.
 
-Descendants are found by a mark in their environment, not by parentage: Ray and HAProxy detach from whoever
-started them. Only marked processes are ever signalled.
+Descendants are found by parentage and by a mark in their environment: Ray and HAProxy detach from whoever
+started them, and Ray's workers overwrite their environment with their title. Only these are ever signalled.
 """
 
 import os
@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class ProcessGroup:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self._mark = uuid.uuid4().hex
+        self._seen: dict[int, bytes] = {}
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._main = subprocess.Popen(
             list(command),
@@ -60,9 +62,16 @@ class ProcessGroup:
         return os.pread(self._log.fileno(), 10_000_000, 0).decode(errors="replace")[-characters:]
 
     def pids(self) -> list[int]:
-        """All live processes that carry the mark."""
+        """All live processes that carry the mark or descend from one that does, and those once found."""
         mark = f"{MARK}={self._mark}".encode()
-        return [pid for pid in _all_pids() if mark in (_read(pid, "environ") or b"").split(b"\0")]
+        stats = {pid: fields for pid in _all_pids() if (fields := _stat(pid)) is not None}
+        mine = {pid for pid in stats if mark in (_read(pid, "environ") or b"").split(b"\0")}
+        # A number may have been given to another process since: its start time tells.
+        mine |= {pid for pid, started in self._seen.items() if pid in stats and stats[pid][19] == started}
+        while more := {pid for pid, fields in stats.items() if int(fields[1]) in mine} - mine:
+            mine |= more
+        self._seen |= {pid: stats[pid][19] for pid in mine}
+        return sorted(pid for pid in mine if stats[pid][0] != b"Z")
 
     def use(self) -> list[ProcessUse]:
         """CPU and memory of each process, by pid."""
@@ -90,10 +99,9 @@ class ProcessGroup:
 
 def process_use(pid: int) -> ProcessUse | None:
     """What a process uses, read from Linux's /proc; None if it is gone."""
-    stat, memory = _read(pid, "stat"), _read(pid, "smaps_rollup")
-    if stat is None or memory is None:
+    fields, memory = _stat(pid), _read(pid, "smaps_rollup")
+    if fields is None or not memory:
         return None
-    fields = stat.rpartition(b")")[2].split()  # the name before it may contain spaces
     lines = [line.split() for line in memory.splitlines() if line.endswith(b"kB")]
     kilobytes = {words[0]: int(words[1]) for words in lines}
     return ProcessUse(
@@ -137,6 +145,20 @@ def wait_for_port(port: int, group: ProcessGroup, timeout_seconds: float) -> Non
         time.sleep(0.05)
 
 
+def kind_of(name: str) -> str:
+    """What a process is for, by its name: ``gateway`` for ``ray::ServeReplica:admiralty:gateway``."""
+    return name.rpartition(":")[2] if name.startswith("ray::") else name
+
+
+def cpu_by_kind(before: Sequence[ProcessUse], after: Sequence[ProcessUse]) -> dict[str, float]:
+    """CPU seconds used between two samples by the processes of each kind, most first."""
+    earlier = {use.pid: use.cpu_seconds for use in before}
+    used: defaultdict[str, float] = defaultdict(float)
+    for use in after:
+        used[kind_of(use.name)] += use.cpu_seconds - earlier.get(use.pid, 0.0)
+    return dict(sorted(used.items(), key=lambda item: -item[1]))
+
+
 def _all_pids() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
@@ -149,8 +171,18 @@ def _read(pid: int, name: str) -> bytes | None:
         return None
 
 
+def _stat(pid: int) -> list[bytes] | None:
+    """The fields of /proc/PID/stat behind the name, which may contain spaces: state first."""
+    stat = _read(pid, "stat")
+    return stat.rpartition(b")")[2].split() if stat else None
+
+
 def _short_name(pid: int) -> str:
     command = (_read(pid, "cmdline") or b"").decode(errors="replace").rstrip("\0").split("\0")
     if "-m" in command[:-1]:
         return command[command.index("-m") + 1]
-    return Path(command[0]).name[:60]
+    if command[0].startswith("ray::"):
+        return command[0].partition(" ")[0][:60]
+    program = Path(command[0]).name
+    script = next((Path(part).stem for part in command[1:3] if part.endswith(".py")), "")
+    return (script or program)[:60]

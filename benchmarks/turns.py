@@ -71,6 +71,10 @@ def print_report(document: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     console.print(f"CPU: of all the system's processes, a turn. x rate, + p50: against {baseline}.")
+    for row in document["medians"]:
+        if len(row["cpu_by_kind"]) > 1:
+            shares = (f"{kind} {used:.1f}" for kind, used in row["cpu_by_kind"].items() if used >= 0.1)
+            console.print(f"{row['system']} at {row['concurrency']}, CPU ms a turn: {', '.join(shares)}")
     for name, start in document["start_up"].items():
         processes = document["processes"][name]
         console.print(

@@ -4,17 +4,23 @@ A new one is a class here and its name in SYSTEMS.
 """
 
 import json
+import shutil
+import subprocess
 import sys
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Final
 
 from benchmarks.answers import WORDS
-from benchmarks.client import Call, Reply
-from benchmarks.processes import ProcessGroup, free_port, wait_for_port
+from benchmarks.client import Call, Open, Reply
+from benchmarks.processes import ROOT, ProcessGroup, free_port, wait_for_port
 from benchmarks.systems import desk
 
 EXPECTED = " ".join(WORDS)
+_ADMIRALTY: Final = (sys.executable, "-c", "from admiralty.runtime.cli import main; main()")
 
 
 class System(ABC):
@@ -38,7 +44,7 @@ class System(ABC):
     def start(self, provider: str) -> None:
         """Start the processes, to answer by the provider at this base URL, and wait for its port."""
         self.port = free_port()
-        self._group = ProcessGroup(self.command(provider))
+        self._group = ProcessGroup(self.command(provider), self.environment(provider))
         wait_for_port(self.port, self._group, self.start_timeout_seconds)
 
     def stop(self) -> None:
@@ -49,6 +55,15 @@ class System(ABC):
     @abstractmethod
     def command(self, provider: str) -> Sequence[str]:
         """The command that serves on self.port."""
+
+    def environment(self, provider: str) -> Mapping[str, str]:  # noqa: ARG002 - for those that need it
+        """What the command finds in its environment, besides this process's own."""
+        return {}
+
+    @property
+    def open_conversation(self) -> Open | None:
+        """How a conversation is begun, where the server names it; None where the client does."""
+        return None
 
     @abstractmethod
     def turn(self, conversation: str, number: int) -> Call:
@@ -104,6 +119,102 @@ class PlainLangGraphStream(PlainLangGraph):
         return None if answer == EXPECTED else f"unexpected answer {answer[:80]!r}"
 
 
+class AdmiraltyLocal(System):
+    """The runtime in one process, without Ray: what its parts cost by themselves."""
+
+    name = "admiralty-local"
+    fleet: ClassVar[str] = "benchmarks.fleet"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._home = Path()
+        self._key = ""
+
+    def start(self, provider: str) -> None:
+        self._home = Path(tempfile.mkdtemp(prefix="admiralty-benchmark-"))
+        made = subprocess.run(
+            [*_ADMIRALTY, "keys", "create", "--home", str(self._home)],
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        self._key = made.stdout.split()[0]
+        super().start(provider)
+
+    def stop(self) -> None:
+        super().stop()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def command(self, provider: str) -> Sequence[str]:  # noqa: ARG002 - the provider is in the environment
+        module = "benchmarks.systems.admiralty_local"
+        return [sys.executable, "-m", module, "--port", str(self.port), "--home", str(self._home)]
+
+    def environment(self, provider: str) -> Mapping[str, str]:
+        return {
+            "ADMIRALTY_OPENAI_BASE_URL": provider,
+            **{f"ADMIRALTY_MODELS__{tier}": "openai:mock" for tier in ("SMALL", "MID", "FRONTIER")},
+            "ADMIRALTY_EMBEDDER": "hashing",
+            "OPENAI_API_KEY": "unused",
+        }
+
+    @property
+    def open_conversation(self) -> Open | None:
+        return lambda _: Call(path="/v1/conversations", body=b"{}", headers=self._headers())
+
+    def turn(self, conversation: str, number: int) -> Call:
+        question = desk.QUESTIONS[number % len(desk.QUESTIONS)]
+        body = {"model": "desk", "messages": [{"role": "user", "content": question}]}
+        headers = (*self._headers(), ("X-Conversation-Id", conversation))
+        return Call(path="/v1/chat/completions", body=json.dumps(body).encode(), headers=headers)
+
+    def check(self, reply: Reply) -> str | None:
+        if reply.status != 200:
+            return f"HTTP {reply.status}: {reply.body[:200].decode(errors='replace')}"
+        answer = json.loads(reply.body)["choices"][0]["message"]["content"]
+        return None if answer == EXPECTED else f"unexpected answer {answer[:80]!r}"
+
+    def _headers(self) -> tuple[tuple[str, str], ...]:
+        return (("Content-Type", "application/json"), ("Authorization", f"Bearer {self._key}"))
+
+
+class Admiralty(AdmiraltyLocal):
+    """The fleet on Ray Serve, as `admiralty up` starts it: a deployment for each agent."""
+
+    name = "admiralty"
+    start_timeout_seconds = 120.0
+
+    def command(self, provider: str) -> Sequence[str]:  # noqa: ARG002 - the provider is in the environment
+        ports = ["--port", str(self.port), "--dashboard-port", str(free_port())]
+        return [*_ADMIRALTY, "up", self.fleet, "--home", str(self._home), *ports, "--beside-other-ray"]
+
+
+class AdmiraltyInline(Admiralty):
+    """The same with its agents inside the coordinator: one hop a model call instead of two."""
+
+    name = "admiralty-inline"
+    fleet = "benchmarks.fleet:inline"
+
+
+class AdmiraltyStream(Admiralty):
+    """The fleet on Ray Serve, its turns streamed to the client as OpenAI's chunks."""
+
+    name = "admiralty-stream"
+
+    def turn(self, conversation: str, number: int) -> Call:
+        call = super().turn(conversation, number)
+        return replace(call, body=json.dumps({**json.loads(call.body), "stream": True}).encode())
+
+    def check(self, reply: Reply) -> str | None:
+        if reply.status != 200:
+            return f"HTTP {reply.status}: {reply.body[:200].decode(errors='replace')}"
+        lines = [line[6:] for line in reply.body.decode().splitlines() if line.startswith("data: {")]
+        chunks = [choice for line in lines for choice in json.loads(line).get("choices", ())]
+        answer = "".join(choice["delta"].get("content") or "" for choice in chunks)
+        return None if answer == EXPECTED else f"unexpected answer {answer[:80]!r}"
+
+
 SYSTEMS: dict[str, type[System]] = {
-    system.name: system for system in (Bare, PlainLangGraph, PlainLangGraphStream)
+    system.name: system
+    for system in (
+        *(Bare, PlainLangGraph, PlainLangGraphStream),
+        *(AdmiraltyLocal, AdmiraltyInline, Admiralty, AdmiraltyStream),
+    )
 }
