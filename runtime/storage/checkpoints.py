@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -57,10 +58,17 @@ async def _postgres(url: URL) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     async with AsyncConnectionPool(dsn, max_size=8, min_size=1, kwargs=options, open=False) as pool:
         saver = AsyncPostgresSaver(cast("Any", pool))
         async with pool.connection() as connection:
-            # Its migrations are not made for two processes at once.
-            await connection.execute(f"SELECT pg_advisory_lock({_LOCK})")
+            # Its migrations are not made for two processes at once. They create indexes concurrently,
+            # which waits for every running statement: one that waits for the lock would never end.
+            while not await _locked(connection):  # noqa: ASYNC110 - another process holds it
+                await asyncio.sleep(0.05)
             try:
                 await saver.setup()
             finally:
                 await connection.execute(f"SELECT pg_advisory_unlock({_LOCK})")
         yield saver
+
+
+async def _locked(connection: Any) -> bool:
+    row = await (await connection.execute(f"SELECT pg_try_advisory_lock({_LOCK}) AS locked")).fetchone()
+    return bool(row["locked"])

@@ -177,15 +177,15 @@ class ConversationStore:
         answer: str | None,
         error: Mapping[str, Any] | None,
         happened: Sequence[Event],
-    ) -> None:
-        """Store a run's end and its events, in one transaction.
+    ) -> bool:
+        """Store a run's end and its events, in one transaction; return whether that was done.
 
         A run that is no longer this process's own (its lease ran out and it was given up) is left
         as it is.
         """
         now = self._clock.now()
 
-        def finish(connection: Connection) -> None:
+        def finish(connection: Connection) -> bool:
             changed = connection.execute(
                 runs.update()
                 .where(runs.c.id == run.id, runs.c.status == "running", runs.c.owner == self._owner)
@@ -193,8 +193,9 @@ class ConversationStore:
             ).rowcount
             if changed:
                 _append(connection, run.conversation_id, run.id, happened, now)
+            return bool(changed)
 
-        await self._database.write(finish)
+        return await self._database.write(finish)
 
     async def runs(self, identity: Identity, conversation_id: str) -> list[Run]:
         """Return a conversation's runs in order. Raises NotFound."""

@@ -128,7 +128,7 @@ class Database:
                             outcomes.append((future, work(connection), None))
                     except Exception as error:
                         if self._transaction_is_lost(connection, error):
-                            raise
+                            raise _first(error) from None
                         failure = _unavailable(error) if isinstance(error, OperationalError) else error
                         outcomes.append((future, None, failure))
         except BaseException as error:
@@ -223,6 +223,16 @@ def _engine(url: URL, is_sqlite: bool, synchronous: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     return engine
+
+
+def _first(error: Exception) -> Exception:
+    """Return the error that a failed return to the savepoint hides."""
+    first, earlier = error, error.__context__
+    while earlier is not None:
+        if isinstance(earlier, DBAPIError):
+            first = earlier
+        earlier = earlier.__context__
+    return first
 
 
 def _unavailable(error: BaseException) -> Retryable:

@@ -41,7 +41,8 @@ def test_a_fleet_resolves_the_tools_that_its_agents_name() -> None:
 
 
 def test_agents_may_come_from_a_generator_and_circles_beside_the_entry_are_allowed() -> None:
-    fleet = Fleet("desk", agents=(agent(n, *h) for n, *h in ["ab", "bc", "cb"]), entry="a")  # type: ignore[arg-type]
+    pairs = [("a", "b"), ("b", "c"), ("c", "b")]
+    fleet = Fleet("desk", agents=(agent(*names) for names in pairs), entry="a")  # type: ignore[arg-type]
     assert [a.name for a in fleet.agents] == ["a", "b", "c"]
 
 
