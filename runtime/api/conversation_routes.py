@@ -91,7 +91,7 @@ def add_conversation_routes(router: APIRouter, parts: ApiParts) -> None:
     )
     async def create_conversation(identity: Me, body: NewConversation | None = None) -> Response:
         """Make an empty conversation. Everything in the body is optional, and so is the body."""
-        given = body or NewConversation()
+        given = body or NewConversation(metadata={})
         check_metadata(given.metadata)
         identity = _for_user(identity, given.user)
         made = await conversations.create(identity, metadata=given.metadata)

@@ -14,6 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
+from admiralty.runtime.storage.tables import storable
+
 
 class Shown(BaseModel):
     """Base of what goes out; the docstrings under its fields become the API's documentation."""
@@ -31,12 +33,15 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 
 def dump(value: Any) -> bytes:
-    """Return ``value`` as JSON; what JSON cannot hold becomes ``null`` or ``?``."""
+    """Return ``value`` as JSON; what JSON cannot hold becomes ``null`` or U+FFFD."""
     try:
         text = _encode(value)
     except ValueError:
         text = _encode(_finite(value))
-    return text.encode("utf-8", errors="replace")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return storable(text).encode()
 
 
 def _finite(value: Any) -> Any:
