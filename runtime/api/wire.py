@@ -29,7 +29,7 @@ class Given(BaseModel):
     model_config = ConfigDict(strict=True, use_attribute_docstrings=True)
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str).encode
 
 
 def dump(value: Any) -> bytes:
