@@ -20,7 +20,7 @@ lint: $(VENV)/.dev build/src/admiralty  ## Check style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	PYTHONPATH=build/src $(BIN)/lint-imports
 
 format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff check --fix .
@@ -41,6 +41,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip setuptools wheel
 
-# The folders stand at the top level; mypy sees them as one namespace through this link.
+# The folders stand at the top level; mypy and import-linter see them as one namespace through links.
 build/src/admiralty:
-	mkdir -p build/src && ln -sfn ../.. $@
+	mkdir -p $@
+	for folder in core tools memory agents runtime evals fleets; do ln -sfn ../../../$$folder $@/$$folder; done
