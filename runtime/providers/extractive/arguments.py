@@ -22,9 +22,11 @@ from admiralty.runtime.providers.extractive.world import Do, Say, Step, World
 MOST_CHOICES = 12
 """Records of the user that are looked through when a request names none."""
 _ORIGINAL = (
-    "original", "same payment", "same card", "same method", "same way", "i paid with", "originally", "i used", "used to pay",
+    "original", "same payment", "same card", "same method", "same way", "i paid with", "originally",
+    "i used", "used to pay",
     "paid for it", "back to the card",
 )  # fmt: skip
+_THAT_ADDRESS = ("that", "this", "it", "same address", "new address")
 _OWN_ADDRESS = (
     "profile",
     "default",
@@ -46,7 +48,7 @@ def fill(goal: Goal, spec: ToolSpec, record: Record, world: World) -> dict[str, 
         elif param in spec.address:
             continue
         elif param.array and param.is_entity:
-            value = _items(goal, param, record, world) if not param.is_new else None
+            value = _items(goal, param, record) if not param.is_new else None
             if isinstance(value, list):
                 picked = value
                 value = [str(item.record[f"{param.kind}_id"]) for item in picked]
@@ -158,6 +160,7 @@ def state_of(spec: ToolSpec) -> str:
 
 
 def fits(spec: ToolSpec, record: Record) -> bool:
+    """Return whether the record is in the state that the tool demands."""
     state = state_of(spec)
     return not state or not record.status or record.status.lower() == state
 
@@ -165,7 +168,7 @@ def fits(spec: ToolSpec, record: Record) -> bool:
 # -- the other arguments --------------------------------------------------------------------------------
 
 
-def _items(goal: Goal, param: Param, record: Record, world: World) -> list[Picked] | Step:  # noqa: ARG001
+def _items(goal: Goal, param: Param, record: Record) -> list[Picked] | Step:
     parts = children(record.data, param.kind)
     for text in (goal.text, goal.context):
         found = pick(text, parts, param.kind) if text else None
@@ -174,7 +177,8 @@ def _items(goal: Goal, param: Param, record: Record, world: World) -> list[Picke
         if isinstance(found, Unclear):
             lines = "\n".join(f"- {describe(part)}" for part in found.choices)
             return Say(
-                text=f"There is more than one {found.name} in {humanize(record.kind)} {record.id}. Which do you mean?\n{lines}"
+                text=f"There is more than one {found.name} in {humanize(record.kind)} {record.id}. "
+                f"Which do you mean?\n{lines}"
             )
     lines = "\n".join(f"- {describe(part)}" for part in parts)
     return Say(
@@ -324,6 +328,16 @@ def _copied(goal: Goal, record: Record, names: Sequence[str], world: World) -> M
             if isinstance(me, Do | Say):
                 return me
             return address_in(me.data, names) if me else {}
+        if has_phrase(text, _THAT_ADDRESS) and (spoken := _spoken_address(names, world)):
+            return spoken
+    return {}
+
+
+def _spoken_address(names: Sequence[str], world: World) -> dict[str, str]:
+    """Return the address of the last change that had one."""
+    for call in reversed(world.transcript.calls):
+        if sum(isinstance(call.arguments.get(name), str) for name in names) >= 3:
+            return {name: str(call.arguments.get(name, "")) for name in names}
     return {}
 
 

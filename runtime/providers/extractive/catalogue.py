@@ -13,7 +13,8 @@ from admiralty.runtime.providers.extractive.facts import (
     price_of,
     walk,
 )
-from admiralty.runtime.providers.extractive.matching import domain_of, mentions, parse_options
+from admiralty.runtime.providers.extractive.matching import mentions
+from admiralty.runtime.providers.extractive.options import domain_of, parse_options
 from admiralty.runtime.providers.extractive.render import describe_options
 from admiralty.runtime.providers.extractive.schema import ToolSpec
 from admiralty.runtime.providers.extractive.text import clean, has_phrase, listed, money, tokens
@@ -22,7 +23,8 @@ from admiralty.runtime.providers.extractive.world import Do, Say, Step, World
 
 MOST_LISTED = 8
 _KINDS = (
-    "products", "product types", "kinds of products", "types of products", "sell", "store", "shop", "catalogue", "catalog",
+    "products", "product types", "kinds of products", "types of products", "sell", "store", "shop",
+    "catalogue", "catalog",
     "what do you have", "what do you offer", "assortment",
 )  # fmt: skip
 
@@ -35,8 +37,14 @@ def catalogue_answer(question: str, world: World) -> Step | None:
     names = list(dict.fromkeys(whole))[:3]
     if not names:
         if listing and has_phrase(question, _KINDS):
+            asks_one = has_phrase(question, ("do you have", "do you sell", "do you carry", "do you stock"))
+            missing = (
+                "I find nothing by that name. "
+                if asks_one and not has_phrase(question, ("what", "which"))
+                else ""
+            )
             every = listed([clean(name, 40) for name in listing])
-            return Say(text=f"There are {len(listing)} kinds of products: {every}.", confidence=0.85)
+            return Say(text=f"{missing}There are {len(listing)} kinds of products: {every}.", confidence=0.85)
         return None
     detail = _detail(world)
     if detail is None:

@@ -12,14 +12,27 @@ from admiralty.runtime.providers.extractive.requests import Goal
 from admiralty.runtime.providers.extractive.schema import Toolbox, ToolSpec
 from admiralty.runtime.providers.extractive.text import has_phrase, humanize, tokens, words
 
+_BY_OBJECT = ("send", "set")
+"""Verbs that no tool is named by, but that ask to change something: ``ship it to``, ``pay with``."""
+
 
 def candidates(goal: Goal, tools: Toolbox) -> list[ToolSpec]:
-    """Return the tools with the request's verb; none if no tool has it."""
-    return [spec for spec in tools.writes if spec.verb == goal.verb]
+    """Return the tools with the request's verb, or else those whose object it speaks of; perhaps none."""
+    by_verb = [spec for spec in tools.writes if spec.verb == goal.verb]
+    if by_verb or goal.verb not in _BY_OBJECT:
+        return by_verb
+    text = goal.texts[0]
+    moves = has_phrase(text, ("address",)) or any(_finds_address(text, spec) for spec in tools.writes)
+    if moves or goal.verb == "send":
+        return [spec for spec in tools.writes if spec.address]
+    pays = has_phrase(text, ("pay", "paypal", "card"))
+    return [spec for spec in tools.writes if spec.verb == "modify" and (pays or not spec.address)]
 
 
 def choose(goal: Goal, specs: Sequence[ToolSpec], facts: Facts) -> ToolSpec:
     """Return the one of ``specs`` whose object the request speaks of; the first where nothing tells."""
+    if len(specs) == 1:
+        return specs[0]
     return max(specs, key=lambda spec: (_score(goal, spec, facts), -specs.index(spec)))
 
 
@@ -48,7 +61,7 @@ def _score(goal: Goal, spec: ToolSpec, facts: Facts) -> float:
             - 0.5
             - 3 * has_phrase(text, ("order", "shipping", "package"))
         )
-        score -= 3 * bool(_order_ids(goal, facts))
+        score -= 3 * any("#" in text for text in (*goal.texts, goal.context))
     else:
         score += names_one
     return score
@@ -56,12 +69,6 @@ def _score(goal: Goal, spec: ToolSpec, facts: Facts) -> float:
 
 def _finds_address(text: str, spec: ToolSpec) -> bool:
     return "address1" in find_address(text, [param.name for param in spec.address]) if spec.address else False
-
-
-def _order_ids(goal: Goal, facts: Facts) -> bool:
-    """Return whether the request names a record by an id such as ``#W123``."""
-    del facts
-    return any("#" in text for text in (*goal.texts, goal.context))
 
 
 def _speaks_of_payment(text: str) -> bool:
@@ -97,7 +104,7 @@ def in_state(spec: ToolSpec, record: Record, tools: Toolbox) -> ToolSpec | None:
 
 
 def refusal(goal: Goal, tools: Toolbox, facts: Facts) -> tuple[str, ToolSpec] | None:
-    """Return why the request cannot be served in the record's state, or ``None`` if nothing is known against it."""
+    """Return why the record's state forbids the request, with the tool meant; ``None`` if it may not."""
     if goal.status == "confirmed":
         return None
     specs = candidates(goal, tools)

@@ -27,7 +27,8 @@ SURE = 0.1
 _SHORT = 4
 _ENTITY = re.compile(r"\S*@\S+|#?\b\w*\d\w*\b|\b\w+_\w+\b")
 _WHO = re.compile(
-    r"\b(?:my (?:full )?name is|i am|i'm|this is|my e-?mail(?: address)? is|my zip(?: code)? is|e-?mail|zip(?: code)?|name|you|are|and|is|it|it's|the|my|order|id|number|sure|here)\b",
+    r"\b(?:my (?:full )?name is|i am|i'm|this is|my e-?mail(?: address)? is|my zip(?: code)? is|e-?mail|"
+    r"zip(?: code)?|name|you|are|and|is|it|it's|the|my|order|id|number|sure|here)\b",
     re.IGNORECASE,
 )
 
@@ -84,8 +85,9 @@ async def _predict(
     for text in reversed(texts):
         if not is_follow_up(text) or text is texts[0]:
             prediction = await _of_message(classifier, text)
-            if text is texts[-1] and has_last and prediction.margin < SURE and not split_requests(text)[0]:
-                bare = True
+            if text is texts[-1] and has_last and not bare:
+                unsure = prediction.margin < SURE and not split_requests(text)[0]
+                bare = unsure or _is_short_answer(text)
             return prediction, bare
     return await _of_message(classifier, texts[-1]), bare
 
@@ -113,6 +115,12 @@ def is_follow_up(text: str) -> bool:
     named = rest != text
     left = words(_WHO.sub(" ", rest))
     return len(left) <= (_SHORT if named else 1)
+
+
+def _is_short_answer(text: str) -> bool:
+    """Return whether a message is so short, asking nothing, that it answers what was asked before."""
+    requests, questions, _ = split_requests(text)
+    return not requests and not questions and len(words(text)) <= 2 * _SHORT
 
 
 def _last_agent(messages: Sequence[BaseMessage], own: str) -> str | None:

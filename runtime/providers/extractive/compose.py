@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from admiralty.runtime.providers.extractive.facts import Facts, Json, price_of
+from admiralty.runtime.providers.extractive.facts import Facts, Json, children, price_of
 from admiralty.runtime.providers.extractive.render import (
     describe,
     describe_address,
@@ -81,7 +81,7 @@ def confirmation(spec: ToolSpec, call: Call, facts: Facts) -> tuple[str, tuple[s
     """Return the question that lists all details of ``call``, and the citations in it."""
     lines = _details(spec, call.arguments, facts)
     note, citation = rule_about(policy_query(spec), facts, spec)
-    text = f"Please confirm that I should {humanize(spec.name)}:\n" + "\n".join(f"- {line}" for line in lines)
+    text = f"Please confirm: {humanize(spec.name)}.\n" + "\n".join(f"- {line}" for line in lines)
     if note:
         text += f"\n{note} {citation}".rstrip()
     return f"{text}\nShall I go ahead? Please answer yes or no.", (citation,) if citation else ()
@@ -179,11 +179,29 @@ def done(spec: ToolSpec, call: Call, facts: Facts) -> str:
     return f"{what}."
 
 
-def failed(spec: ToolSpec, call: Call) -> str:
-    """Return why it was not done, as the tool said it."""
+def failed(spec: ToolSpec, call: Call, facts: Facts) -> str:
+    """Return why it was not done, as the tool said it, and what else could be used."""
     target = spec.primary and call.arguments.get(spec.primary.name)
     of = f" ({clean(target)})" if target else ""
-    return f"I could not {humanize(spec.name)}{of}: {clean(call.error.rstrip('.'), 300)}. Nothing was changed by it."
+    text = f"I could not {humanize(spec.name)}{of}: {clean(call.error.rstrip('.'), 300)}."
+    return f"{text} Nothing was changed by it.{_alternatives(spec, call, facts)}"
+
+
+def _alternatives(spec: ToolSpec, call: Call, facts: Facts) -> str:
+    """Name the other choices for the argument that an error speaks of, such as another payment method."""
+    for param in spec.params:
+        if not param.is_entity or param.array or param is spec.primary:
+            continue
+        for kind, key in facts.identified.items():
+            record = facts.get(kind, key)
+            choices = children(record.data, param.kind) if record else []
+            used = call.arguments.get(param.name)
+            now = next((part for part in choices if part.get(f"{param.kind}_id") == used), {})
+            spoken = [humanize(param.kind), *(humanize(v) for v in now.values() if isinstance(v, str))]
+            others = [part for part in choices if part.get(f"{param.kind}_id") != used]
+            if others and any(said.lower() in call.error.lower() for said in spoken):
+                return f" You also have: {'; '.join(describe_short(part, param.kind) for part in others)}."
+    return ""
 
 
 def plain_result(content: str | None) -> str:
@@ -225,6 +243,7 @@ def passage_sentences(text: str) -> list[str]:
 
 
 def citation_of(passage: Json) -> str:
+    """Return how to cite a passage; may be empty."""
     if passage.get("citation"):
         return clean(passage["citation"])
     source = passage.get("source")

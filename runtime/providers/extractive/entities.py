@@ -12,9 +12,16 @@ _NAME = r"([A-Za-z][\w'’-]*)\s+(?:[A-Z]\.\s+)?([A-Za-z][\w'’-]+)"
 _CAPITAL_NAME = r"([A-Z][\w'’-]*)\s+(?:[A-Z]\.\s+)?([A-Z][\w'’-]+)"
 _PEOPLE = (
     re.compile(r"(?:my (?:full )?name is|my name's|\bname is|\bname:)\s+" + _NAME, re.IGNORECASE),
-    re.compile(r"\b(?:[Ii] am|[Ii]'m|[Ii]’m|[Tt]his is|[Ii]t is|[Ii]t's|[Uu]nder the name(?: of)?|[Nn]ame)\s+" + _CAPITAL_NAME),
-    re.compile(r"^\s*(?:(?:[Ss]ure|[Yy]es|[Hh]i|[Hh]ello|[Oo]k(?:ay)?)[,.!:]?\s+)*" + _CAPITAL_NAME + r"(?=\s*(?:[,;.]|and|zip|my|from|\d|$))"),
-)  # fmt: skip
+    re.compile(
+        r"\b(?:[Ii] am|[Ii]'m|[Ii]’m|[Tt]his is|[Ii]t is|[Ii]t's|[Uu]nder the name(?: of)?|[Nn]ame)\s+"
+        + _CAPITAL_NAME
+    ),
+    re.compile(
+        r"^\s*(?:(?:[Ss]ure|[Yy]es|[Hh]i|[Hh]ello|[Oo]k(?:ay)?)[,.!:]?\s+)*"
+        + _CAPITAL_NAME
+        + r"(?=\s*(?:[,;.]|and|zip|my|from|\d|$))"
+    ),
+)
 _NOT_NAMES = frozenset(
     [
         "looking",
@@ -54,7 +61,8 @@ _NOT_NAMES = frozenset(
 )
 _ZIP = re.compile(r"\bzip(?:\s*code)?\s*(?:is|:|of|-)?\s*(\d{5})\b", re.IGNORECASE)
 _SAME_AS = re.compile(
-    r"(?:same|the one|address)(?:\s+address)?\s+(?:as|in|on|from|of|used (?:for|in|on))\s+(?:in\s+|for\s+|on\s+|my\s+|the\s+|other\s+|order\s+)*$",
+    r"(?:\b(?:same|like|one|address)\s+(?:address\s+)?(?:as|in|on|from|of|used\s+(?:for|in|on)|for)|\blike)\s+"
+    r"(?:in\s+|for\s+|on\s+|my\s+|the\s+|other\s+|order\s+)*\(?$",
     re.IGNORECASE,
 )
 _UNIT = r"(?:apt|apartment|suite|ste|unit|floor|room|#)\.?\s*#?\s*[\w-]+"
@@ -75,7 +83,7 @@ def find_ids(text: str, pattern: re.Pattern[str] | None) -> list[tuple[str, int]
     if pattern is None:
         return []
     found = {match.group(): match.start() for match in reversed(list(pattern.finditer(text)))}
-    if "#" in pattern.pattern:
+    if "(?:#" in pattern.pattern:
         bare = re.compile(pattern.pattern.replace("(?:#", "(?:", 1), re.IGNORECASE)
         for match in bare.finditer(text):
             found.setdefault(f"#{match.group().upper()}", match.start())
@@ -84,12 +92,12 @@ def find_ids(text: str, pattern: re.Pattern[str] | None) -> list[tuple[str, int]
 
 def target_ids(text: str, pattern: re.Pattern[str] | None) -> list[str]:
     """Return the ids that a request is about, without those that it only compares with."""
-    return [key for key, at in find_ids(text, pattern) if not _SAME_AS.search(text[:at].rstrip("( "))]
+    return [key for key, at in find_ids(text, pattern) if not _SAME_AS.search(text[:at])]
 
 
 def compared_ids(text: str, pattern: re.Pattern[str] | None) -> list[str]:
     """Return the ids after ``same as``: where something is to be copied from."""
-    return [key for key, at in find_ids(text, pattern) if _SAME_AS.search(text[:at].rstrip("( "))]
+    return [key for key, at in find_ids(text, pattern) if _SAME_AS.search(text[:at])]
 
 
 def find_person(texts: Sequence[str]) -> tuple[str, str] | None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from admiralty.runtime.providers.extractive.schema import Toolbox, ToolSpec
-from admiralty.runtime.providers.extractive.text import singular, words
+from admiralty.runtime.providers.extractive.text import singular
 from admiralty.runtime.providers.extractive.transcript import Call, Transcript
 
 Json = Mapping[str, Any]
@@ -171,6 +171,7 @@ def find_value(data: Any, key: str) -> Any:
 
 
 def name_of(data: Json) -> str:
+    """Return what a record is called; may be empty."""
     value = data.get("name") or data.get("title") or ""
     return value if isinstance(value, str) else " ".join(str(part) for part in value.values())
 
@@ -186,11 +187,13 @@ def options_of(data: Json) -> dict[str, str]:
 
 
 def price_of(data: Json) -> float | None:
+    """Return the price or amount of a record, where it has one."""
     value = data.get("price", data.get("amount"))
     return float(value) if isinstance(value, int | float) else None
 
 
 def is_available(data: Json) -> bool:
+    """Return whether a variant can be had; without a word on it, it can."""
     return bool(data.get("available", True))
 
 
@@ -201,7 +204,3 @@ def parent_kinds(data: Json, kind: str) -> list[str]:
         for key, value in data.items()
         if key.endswith("_id") and key != f"{kind}_id" and isinstance(value, str)
     ]
-
-
-def name_words(data: Json) -> list[str]:
-    return words(name_of(data))

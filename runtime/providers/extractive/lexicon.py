@@ -22,14 +22,18 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "create": ("create", "creating", "add", "adding", "open", "register"),
     "book": ("book", "booking", "reserve", "reserving", "schedule"),
     "approve": ("approve", "approving", "reject", "rejecting"),
-    "send": ("send", "sending", "forward"),
+    "send": ("send", "sending", "forward", "ship", "redirect", "reroute", "deliver"),
+    "set": (
+        "set", "make that", "make it", "make this", "pay with", "pay by", "pay using", "pay order", "pay the order",
+        "pay my order", "pay for", "pay it", "charge", "use my", "use the", "upgrade", "downgrade",
+    ),
     "transfer": ("transfer", "transferring", "escalate"),
 }  # fmt: skip
 """Words by which people ask for an action, under the verb that tools are named by."""
 
-WEAK_ACTIONS = frozenset(
-    {"refund", "refunded", "money back", "switch", "switching", "add", "open", "book", "send"}
-)
+WEAK_ACTIONS = frozenset({
+    "refund", "refunded", "money back", "switch", "switching", "add", "open", "book", *ACTIONS["send"], *ACTIONS["set"],
+})  # fmt: skip
 """These also occur as details of another request: alone they ask, beside another action they do not."""
 
 READ_VERBS = frozenset(
@@ -58,11 +62,13 @@ READ_VERBS = frozenset(
 
 OBJECTS: dict[str, tuple[str, ...]] = {
     "payment": (
-        "payment", "pay", "paying", "paid", "charge", "billing", "card", "credit card", "paypal", "gift card",
+        "payment", "pay", "paying", "paid", "charge", "billing", "card", "credit card", "paypal",
+        "gift card",
         "wallet",
     ),
     "address": (
-        "address", "addresses", "ship", "shipped", "shipping", "deliver", "street", "zip", "moved", "moving",
+        "address", "addresses", "ship", "shipped", "shipping", "deliver", "street", "zip", "moved",
+        "moving",
     ),
     "user": ("profile", "account", "default", "user", "my address", "home address"),
     "items": ("items", "item", "option", "options", "size", "color", "colour"),
@@ -71,7 +77,8 @@ OBJECTS: dict[str, tuple[str, ...]] = {
 
 TOPICS: dict[str, tuple[str, ...]] = {
     "status": (
-        "status", "where", "arrive", "arrived", "arriving", "shipped", "ship", "delivered", "delivery", "state",
+        "status", "where", "arrive", "arrived", "arriving", "shipped", "ship", "delivered", "delivery",
+        "state",
         "processed", "progress", "here yet", "when will", "happening", "update on", "coming",
     ),
     "tracking": ("tracking", "track", "package", "parcel", "shipment", "courier", "trace"),
@@ -84,7 +91,8 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "charged", "sum", "spend", "spent",
     ),
     "address": ("address", "shipping to", "ship to", "delivered to", "sent to", "going to", "live", "zip"),
-    "payment": ("payment", "pay", "paid with", "paid for", "card", "cards", "paypal", "how did i pay", "method"),
+    "payment": ("payment", "pay", "paid with", "paid for", "card", "cards", "paypal", "how did i pay",
+        "method"),
     "balance": ("balance", "left on", "remaining", "remains", "gift card"),
     "email": ("email", "mail", "e mail"),
     "name": ("my name",),
@@ -94,22 +102,31 @@ TOPICS: dict[str, tuple[str, ...]] = {
 
 OWN_WORDS = frozenset({"my", "mine", "i", "me"})
 OWN_THINGS = (
-    "my order", "my orders", "my account", "my profile", "my address", "my payment", "my package", "my parcel",
-    "my delivery", "my shipment", "my gift card", "my card", "my balance", "my purchase", "my item", "my items",
+    "my order", "my orders", "my account", "my profile", "my address", "my payment", "my package",
+    "my parcel",
+    "my delivery", "my shipment", "my gift card", "my card", "my balance", "my purchase", "my item",
+    "my items",
     "my email", "my refund", "my return", "my last", "my recent", "my pending", "my shipping", "my default",
-    "my zip", "my credit", "my paypal", "i order", "i ordered", "i bought", "i purchased", "did i order", "did i buy",
+    "my zip", "my credit", "my paypal", "i order", "i ordered", "i bought", "i purchased",
+    "did i order", "did i buy",
     "did i pay", "have i ordered", "i have ordered", "order status", "status of order", "track order",
     "do you have on file", "payment methods", "order number",
 )  # fmt: skip
 """Phrases about the customer's own records: they cannot be answered before they are identified."""
 
 QUESTION_STARTS = (
-    "how", "what", "when", "which", "why", "who", "whose", "where", "do", "does", "did", "is", "are", "was", "were",
-    "will", "has", "have", "am", "should", "would it", "if i", "what's", "whats", "where's", "wheres", "tell me",
-    "i want to know", "i would like to know", "i'd like to know", "show me", "let me know", "could you tell",
-    "can you tell", "can you explain", "could you explain", "explain", "list", "i wonder", "i was wondering",
-    "can you show", "could you show", "can you check", "could you check", "please check", "check", "please tell",
-    "i need to know", "track", "any update", "give me", "can you give", "can you look", "could you look", "look up",
+    "how", "what", "when", "which", "why", "who", "whose", "where", "do", "does", "did", "is", "are",
+    "was", "were",
+    "will", "has", "have", "am", "should", "would it", "if i", "what's", "whats", "where's", "wheres",
+    "tell me",
+    "i want to know", "i would like to know", "i'd like to know", "show me", "let me know",
+    "could you tell",
+    "can you tell", "can you explain", "could you explain", "explain", "list", "i wonder",
+    "i was wondering",
+    "can you show", "could you show", "can you check", "could you check", "please check", "check",
+    "please tell",
+    "i need to know", "track", "any update", "give me", "can you give", "can you look",
+    "could you look", "look up",
     "status of", "in what", "until when", "under what", "at what", "by when",
 )  # fmt: skip
 REQUEST_STARTS = (
@@ -119,13 +136,15 @@ REQUEST_STARTS = (
 )  # fmt: skip
 
 HUMAN_WORDS = (
-    "human", "real person", "a person", "live agent", "human agent", "representative", "supervisor", "manager",
+    "human", "real person", "a person", "live agent", "human agent", "representative", "supervisor",
+    "manager",
     "someone else", "speak to someone", "talk to someone", "real agent", "live person", "an operator",
     "customer service rep", "an actual person", "somebody real",
 )  # fmt: skip
 
 GREETINGS = frozenset({
-    "hi", "hello", "hey", "good", "morning", "afternoon", "evening", "greetings", "there", "howdy", "yo", "day",
+    "hi", "hello", "hey", "good", "morning", "afternoon", "evening", "greetings", "there", "howdy",
+    "yo", "day",
     "dear", "team", "how", "are", "you", "doing",
 })  # fmt: skip
 THANKS = frozenset(
@@ -152,18 +171,21 @@ DEAREST = ("most expensive", "highest price", "highest priced", "priciest")
 
 ENUM_HINTS: dict[str, tuple[str, ...]] = {
     "mistake": (
-        "mistake", "mistaken", "mistakenly", "accident", "accidentally", "wrong", "wrongly", "error", "unintentionally",
+        "mistake", "mistaken", "mistakenly", "accident", "accidentally", "wrong", "wrongly", "error",
+        "unintentionally",
         "didn t mean", "did not mean", "duplicate", "twice",
     ),
     "needed": (
         "need", "needed", "needs", "want it anymore", "want them anymore", "don t want", "do not want",
-        "changed my mind", "change of mind", "unneeded", "unnecessary", "no use", "no longer want", "not required",
+        "changed my mind", "change of mind", "unneeded", "unnecessary", "no use", "no longer want",
+        "not required",
     ),
 }  # fmt: skip
 """Words that stand for a word of an enumerated value, such as a reason."""
 
 STATES = {
-    "alabama": "AL", "alaska": "AK", "arizona": "AZ", "arkansas": "AR", "california": "CA", "colorado": "CO",
+    "alabama": "AL", "alaska": "AK", "arizona": "AZ", "arkansas": "AR", "california": "CA",
+    "colorado": "CO",
     "connecticut": "CT", "delaware": "DE", "florida": "FL", "georgia": "GA", "hawaii": "HI", "idaho": "ID",
     "illinois": "IL", "indiana": "IN", "iowa": "IA", "kansas": "KS", "kentucky": "KY", "louisiana": "LA",
     "maine": "ME", "maryland": "MD", "massachusetts": "MA", "michigan": "MI", "minnesota": "MN",

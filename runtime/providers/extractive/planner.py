@@ -29,6 +29,8 @@ from admiralty.runtime.providers.extractive.text import clean, has_phrase, human
 from admiralty.runtime.providers.extractive.transcript import Transcript, read_transcript
 from admiralty.runtime.providers.extractive.world import Do, Say, Step, World
 
+SURE_BESIDE = 0.75
+"""Confidence from which an answer is given beside what a request came to."""
 _ANYTHING_ELSE = "Is there anything else?"
 
 
@@ -71,14 +73,14 @@ def _with_answer(
     parts: list[str], citations: tuple[str, ...], confidence: float, world: World, *, ends: bool
 ) -> Step:
     """Add the answer to what the message asked besides."""
-    asked = inquiry(world.transcript, world.tools)
+    asked = inquiry(world.transcript, world.tools, only_questions=bool(parts))
     if parts and not asked:
         text = "\n\n".join([*parts, _ANYTHING_ELSE] if ends else parts)
         return Say(text=text, citations=citations, confidence=confidence)
     step = answer(asked, world)
     if isinstance(step, Do) or not parts:
         return step
-    if step.confidence < 0.5:  # better nothing than a guess beside what was done
+    if step.confidence < SURE_BESIDE:  # better nothing than a guess beside what was done
         return Say(text="\n\n".join(parts), citations=citations, confidence=confidence)
     return Say(
         text="\n\n".join([step.text, *parts]),
@@ -93,12 +95,12 @@ def _report(goal: Goal, world: World, now: int) -> Step | None:
         return None
     if goal.status == "declined":
         what = humanize(goal.call.name) if goal.call else goal.verb
-        return Say(text=f"All right, I did not {what}. Nothing was changed.", confidence=0.95)
+        return Say(text=f"All right, nothing was changed. I did not carry out: {what}.", confidence=0.95)
     spec = world.tools.get(goal.call.name) if goal.call else None
     if spec is None or goal.call is None:
         return None
     if goal.status == "failed":
-        return _with_rule(failed(spec, goal.call), spec, world)
+        return _with_rule(failed(spec, goal.call, world.facts), spec, world)
     return Say(text=done(spec, goal.call, world.facts), confidence=0.95)
 
 
@@ -192,7 +194,9 @@ def _look_up(query: str, world: World) -> Do | None:
 def _elsewhere(goal: Goal, world: World) -> Step | None:
     """Hand a request on that no tool here serves, or say so."""
     for spec in sorted(world.tools.handoffs, key=lambda spec: -_serves(goal, spec)):
-        step = Do(name=spec.name, arguments={param.name: clean(goal.text, 300) for param in spec.required})
+        step = Do(
+            name=spec.name, arguments={param.name: clean(goal.texts[0], 300) for param in spec.required}
+        )
         if world.can_call(step):
             return step
     writes = world.tools.writes

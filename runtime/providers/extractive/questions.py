@@ -9,33 +9,40 @@ from admiralty.runtime.providers.extractive.arguments import MOST_CHOICES
 from admiralty.runtime.providers.extractive.catalogue import catalogue_answer
 from admiralty.runtime.providers.extractive.compose import citation_of, overlap, passage_sentences, possible
 from admiralty.runtime.providers.extractive.entities import find_ids, find_person
-from admiralty.runtime.providers.extractive.facts import Record, name_of, references, walk
+from admiralty.runtime.providers.extractive.facts import Record, references
 from admiralty.runtime.providers.extractive.records import describe_records
-from admiralty.runtime.providers.extractive.requests import is_question, split_requests
+from admiralty.runtime.providers.extractive.requests import is_question, says_no, split_requests
 from admiralty.runtime.providers.extractive.schema import Toolbox
 from admiralty.runtime.providers.extractive.text import clean, has_phrase, humanize, listed, words
 from admiralty.runtime.providers.extractive.transcript import Transcript
 from admiralty.runtime.providers.extractive.world import Do, Say, Step, World
+from admiralty.tools.confirmation import is_affirmation
 
 RELEVANT = 0.34
 """Share of a question's telling words that a passage must have to count as an answer."""
 _RULES = (
-    "policy", "policies", "how long", "allowed", "what happens", "rules", "do you accept", "conditions", "terms", "possible to",
-    "guarantee", "warranty", "deadline", "eligible", "how do i", "how can i", "how does", "how do returns", "do i have to",
-    "do i need", "what do you need", "refund take", "days", "fee", "fees", "can customers", "can a customer", "can people",
+    "policy", "policies", "how long", "allowed", "what happens", "rules", "do you accept", "conditions",
+    "terms", "possible to",
+    "guarantee", "warranty", "deadline", "eligible", "how do i", "how can i", "how does",
+    "how do returns", "do i have to",
+    "do i need", "what do you need", "refund take", "days", "fee", "fees", "can customers",
+    "can a customer", "can people",
     "what can you do", "which reasons", "valid reasons", "in which cases", "am i able to",
 )  # fmt: skip
 _GREETING = re.compile(r"^\W*(hi|hello|hey|good (morning|afternoon|evening|day)|greetings)\b", re.IGNORECASE)
 
 
-def inquiry(transcript: Transcript, tools: Toolbox) -> str:
+def inquiry(transcript: Transcript, tools: Toolbox, *, only_questions: bool = False) -> str:
     """Return what the present message asks to be told, with what it leaves unsaid taken from before.
 
     An answer to ``who are you?`` asks again what was asked before it. Empty if nothing is asked.
+    With ``only_questions``, nothing but plain questions counts.
     """
     _, questions, rest = split_requests(transcript.current.text)
     if questions:
         return " ".join(questions) + (f" . {rest}" if rest and find_person([rest]) is None else "")
+    if only_questions:
+        return ""
     if rest and (_topics(rest) or _ids(rest, tools)) and not _is_identification(rest):
         return rest
     if rest and _is_identification(rest):
@@ -75,9 +82,8 @@ def answer(question: str, world: World) -> Step:
             return step
     if own and world.tools.finders:
         return _from_records(question, world)
-    step = _from_catalogue(question, world)
-    if step is not None:
-        return step
+    if found := _from_catalogue(question, world):
+        return found
     if world.tools.knowledge:
         return _from_documents(question, world)
     return unknown(world)
@@ -102,6 +108,10 @@ def _without_question(text: str, world: World) -> Step:
         return Say(text=f"Thank you. {_abilities(world, 'How can I help you?')}", confidence=0.7)
     if said & lexicon.THANKS and len(said) <= 8:
         return Say(text="You are welcome. Have a good day!", confidence=0.9)
+    if is_affirmation(text) and len(said) <= 3:
+        return Say(text=_abilities(world, "What can I do for you?"), confidence=0.6)
+    if says_no(text):
+        return Say(text="All right. Have a good day!", confidence=0.8)
     if _GREETING.match(text) and len(said) <= 8:
         return Say(text=_abilities(world, "Hello! How can I help you?"), confidence=0.9)
     if _is_identification(text) and world.tools.finders:
@@ -112,12 +122,13 @@ def _without_question(text: str, world: World) -> Step:
 
 
 def _abilities(world: World, start: str) -> str:
+    own = {spec.finds for spec in world.tools.finders}
     kinds = [
-        humanize(spec.required[0].kind)
+        f"{humanize(spec.required[0].kind)}s" if spec.required[0].kind not in own else "your profile"
         for spec in world.tools.reads
         if len(spec.required) == 1 and spec.required[0].is_entity
     ]
-    can = [f"look up {listed([f'{kind}s' for kind in kinds])}"] if kinds else []
+    can = [f"look up {listed(kinds)}"] if kinds else []
     if world.tools.writes:
         can.append(possible(world.tools.writes))
     return f"{start} I can {'; '.join(can)}." if can else start
@@ -133,7 +144,7 @@ def unknown(world: World) -> Say:
     )
 
 
-# -- the user's own records -----------------------------------------------------------------------------------
+# -- the user's own records --------------------------------------------------------------
 
 
 def _from_records(question: str, world: World) -> Step:
@@ -156,7 +167,7 @@ def _from_records(question: str, world: World) -> Step:
             records.append(found)
         else:
             problems.append(found.text)
-    text = describe_records(question, me, records, world, named=_named_ids(question, world))
+    text = describe_records(question, me, records, named=_named_ids(question, world))
     return Say(text="\n".join([*problems, *([text] if text else [])]) or unknown(world).text, confidence=0.85)
 
 
@@ -208,7 +219,7 @@ def _is_about_profile(question: str) -> bool:
     )
 
 
-# -- the catalogue and the documents ----------------------------------------------------------------------------
+# -- the catalogue and the documents -----------------------------------------------------
 
 
 def _from_catalogue(question: str, world: World) -> Step | None:
@@ -256,8 +267,3 @@ def _grouped(best: list[tuple[float, int, str, str]]) -> list[tuple[float, int, 
         score, order = of_one[0][0], of_one[0][1]
         result.append((score, order, " ".join(item[2] for item in of_one), citation))
     return result
-
-
-def names_in(record: Record) -> list[str]:
-    """Return the names of all that a record holds."""
-    return [name_of(part) for part in walk(record.data) if part is not record.data and part.get("name")]

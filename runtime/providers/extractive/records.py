@@ -27,22 +27,22 @@ from admiralty.runtime.providers.extractive.text import (
     singular,
     tokens,
 )
-from admiralty.runtime.providers.extractive.world import World
 
 
 def describe_records(
-    question: str, me: Record, records: Sequence[Record], world: World, named: Sequence[tuple[str, str]]
+    question: str, me: Record, records: Sequence[Record], named: Sequence[tuple[str, str]]
 ) -> str:
     """Return the answer to ``question`` from ``records``, or from the profile where none are needed."""
     topics = [topic for topic, said in lexicon.TOPICS.items() if has_phrase(question, said)]
     if not records:
-        return "" if named else _profile(question, topics, me)
+        return "" if named else _profile(topics, me)
     chosen = records if named else _narrow(question, records)
     if has_phrase(question, ("how many orders", "how many purchases")):
-        return f"You have {len(chosen)} order{'s' if len(chosen) != 1 else ''}: {listed([clean(r.id) for r in chosen])}."
+        ids = listed([clean(record.id) for record in chosen])
+        return f"You have {len(chosen)} order{'s' if len(chosen) != 1 else ''}: {ids}."
     if len(chosen) > 3 and not set(topics) - {"status", "items", "orders"}:
         return "\n".join(f"- {summary(record)}" for record in chosen)
-    return "\n".join(_record(question, topics, record, me, world) for record in chosen)
+    return "\n".join(_record(question, topics, record, me) for record in chosen)
 
 
 def _narrow(question: str, records: Sequence[Record]) -> list[Record]:
@@ -61,7 +61,7 @@ def _narrow(question: str, records: Sequence[Record]) -> list[Record]:
     return holding or chosen
 
 
-def _record(question: str, topics: Sequence[str], record: Record, me: Record, world: World) -> str:
+def _record(question: str, topics: Sequence[str], record: Record, me: Record) -> str:
     label = f"{humanize(record.kind).capitalize()} {clean(record.id)}"
     lines: list[str] = []
     parts = parts_of(record.data)
@@ -73,7 +73,7 @@ def _record(question: str, topics: Sequence[str], record: Record, me: Record, wo
         shown = [part for part in parts if not asked or name_of(part) in asked]
         lines.append(f"It contains {listed([describe(part) for part in shown])}." if shown else "")
     if "price" in topics and not asked:
-        lines.append(_total(parts, record.data))
+        lines.append(_total(parts))
     if "address" in topics and (address := address_in(record.data, ADDRESS_PARTS)):
         lines.append(f"It goes to {describe_address(address)}.")
     if {"payment", "balance"} & set(topics) or has_phrase(question, ("refund",)):
@@ -81,14 +81,11 @@ def _record(question: str, topics: Sequence[str], record: Record, me: Record, wo
     lines = [line for line in lines if line]
     if not lines:
         lines = (
-            [f"It contains {listed([describe(part) for part in parts])}. {_total(parts, record.data)}"]
-            if parts
-            else []
+            [f"It contains {listed([describe(part) for part in parts])}. {_total(parts)}"] if parts else []
         )
         if tracking := _tracking(record.data):
             lines.append(f"Tracking: {listed(tracking)}.")
     status = f"{label} is {clean(record.status)}." if record.status else f"{label}:"
-    del world
     return " ".join([status, *lines])
 
 
@@ -106,8 +103,7 @@ def _tracking_line(data: Json) -> str:
     return f"Its tracking number is {listed(found)}." if found else "It has no tracking number yet."
 
 
-def _total(parts: Sequence[Json], data: Json) -> str:
-    del data
+def _total(parts: Sequence[Json]) -> str:
     if not parts:
         return ""
     return f"The items come to {money(sum(price_of(part) or 0.0 for part in parts))} together."
@@ -116,10 +112,13 @@ def _total(parts: Sequence[Json], data: Json) -> str:
 def _payments(record: Record, me: Record) -> list[str]:
     lines = []
     for entry in _entries(record.data):
-        kind = str(entry.get("transaction_type", "payment"))
-        method = find_part([me], "payment_method", str(entry.get("payment_method_id", "")))
-        by = describe_short(method, "payment_method") if method else clean(entry.get("payment_method_id", ""))
-        lines.append(f"{humanize(kind).capitalize()} of {money(float(entry['amount']))}: {by}.")
+        by = ""
+        for kind in _child_kinds(me.data):
+            if key := str(entry.get(f"{kind}_id") or ""):
+                method = find_part([me], kind, key)
+                by = describe_short(method, kind) if method else clean(key)
+        what = humanize(str(entry.get("transaction_type", "payment"))).capitalize()
+        lines.append(f"{what} of {money(float(entry['amount']))}" + (f": {by}." if by else "."))
     return lines
 
 
@@ -128,15 +127,15 @@ def _entries(data: Json) -> list[Json]:
     return [inner for inner in walk(data) if isinstance(inner.get("amount"), int | float)]
 
 
-def _profile(question: str, topics: Sequence[str], me: Record) -> str:
+def _profile(topics: Sequence[str], me: Record) -> str:
     data = me.data
     lines: list[str] = []
     lists = _lists(data)
     if "balance" in topics or "payment" in topics:
-        methods = [part for kind in _child_kinds(data) for part in children(data, kind)]
+        methods = [(part, kind) for kind in _child_kinds(data) for part in children(data, kind)]
         if "balance" in topics:
-            methods = [part for part in methods if "balance" in part] or methods
-        shown = [describe_short(part, "payment_method") for part in methods]
+            methods = [item for item in methods if "balance" in item[0]] or methods
+        shown = [describe_short(part, kind) for part, kind in methods]
         lines.append(
             "On your profile: " + "; ".join(shown) + "."
             if shown

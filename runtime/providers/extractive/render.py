@@ -62,6 +62,7 @@ def summary(record: Record) -> str:
 
 
 def part_names(data: Json) -> list[str]:
+    """Return the names of what is in a record."""
     return [
         clean(part["name"], 60)
         for part in walk(data)
@@ -86,7 +87,7 @@ def describe_address(address: Mapping[str, Any]) -> str:
 
 
 def find_part(records: Sequence[Record], kind: str, key: str) -> Json | None:
-    """Return what is known of an id anywhere in ``records``: a named part if there is one, with its family's name."""
+    """Return what is known of an id in ``records``: the named part, or one named by its family."""
     unnamed: Json | None = None
     for record in records:
         for part in children(record.data, kind):

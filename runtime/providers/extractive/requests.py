@@ -56,9 +56,11 @@ _VERB_FORMS = frozenset(
     {"return", "exchange", "refund", "change", "update", "replacement", "switch", "open", "trade"}
 )
 _NO = re.compile(
-    r"^\W*(no|nope|nah|never ?mind|forget (it|about it)|don'?t|do not|stop|leave it|cancel that|not now|i changed my mind)\b",
+    r"^\W*(no(?! longer)|nope|nah|never ?mind|forget (it|about it)|don'?t|do not|stop|leave it|cancel that|"
+    r"not now|i changed my mind)\b",
     re.IGNORECASE,
 )
+_ANYTHING = ("something", "anything", "items", "things", "products", "orders", "goods", "an item", "an order")
 _GENERAL = frozenset(
     ["my", "the", "this", "that", "it", "them", "these", "those", "mine", "its", "their"]
 )  # what a request for action points at; a question about rules does without
@@ -150,6 +152,8 @@ def is_question(clause: str) -> bool:
     if any(re.match(rf"{re.escape(start)}\b", plain) for start in starts):
         return True
     if any(re.match(rf"{start}\b", plain) for start in requests):
+        if has_phrase(plain, _ANYTHING) and not has_phrase(plain, ("my", "the", "these", "both", "all")):
+            return True
         return not (_GENERAL & set(plain.split()) or re.search(r"\d{4}", plain))
     return clause.rstrip().endswith("?") and not plain.startswith("i ")
 
@@ -247,13 +251,29 @@ def _hear(goals: list[Goal], turn: Turn, index: int, tools: Toolbox, current: Go
         requests = [item for item in requests if not _belongs(item[0], item[1], asked, tools)]
     elif asked and says_no(turn.text):
         return _swap(goals, asked, replace(asked, status="declined", touched=index))
+    elif current and says_no(turn.text) and not requests:
+        return _swap(goals, current, replace(current, status="declined", touched=index))
     elif not requests:
         if questions and not rest:
             return goals
         return _add_detail(goals, turn.text, index, current)
     for verb, clause in requests:
-        goals = _take(goals, verb, clause, rest, index, tools)
+        if current and current in goals and _continues(verb, clause, current, tools):
+            goals = _add_detail(goals, clause, index, current)
+        else:
+            goals = _take(goals, verb, clause, rest, index, tools)
     return goals
+
+
+def _continues(verb: str, clause: str, goal: Goal, tools: Toolbox) -> bool:
+    """Return whether a clause only says more on the request in hand, such as ``make it blue``."""
+    if _targets(goal.verb, clause, tools) or _object(clause):
+        return False
+    if verb == "set":
+        return True
+    return {verb, goal.verb} <= {"modify", "exchange"} and has_phrase(
+        clause, ("it", "that", "them", "this one", "that one")
+    )
 
 
 def _take(goals: list[Goal], verb: str, clause: str, rest: str, index: int, tools: Toolbox) -> list[Goal]:
@@ -263,9 +283,10 @@ def _take(goals: list[Goal], verb: str, clause: str, rest: str, index: int, tool
             return _swap(
                 goals, goal, replace(goal, texts=(*goal.texts, clause), status="open", touched=index)
             )
+    targets: list[str | None] = [*_targets(verb, clause, tools)] or [None]
     made = [
         Goal(verb=verb, texts=(clause,), context=rest, target=target, turn=index, touched=index)
-        for target in (_targets(verb, clause, tools) or [None])
+        for target in targets
     ]
     return [*goals, *made]
 
@@ -294,6 +315,8 @@ def _add_detail(goals: list[Goal], text: str, index: int, current: Goal | None) 
     """Give what the user added to the request that is being worked on."""
     if current is None and goals and goals[-1].status == "failed" and goals[-1].touched >= index - 1:
         current = goals[-1]
+        if is_affirmation(text) or says_no(text):
+            return goals
     if current is None or _is_courtesy(text):
         return goals
     return _swap(goals, current, replace(current, texts=(*current.texts, text), status="open", touched=index))

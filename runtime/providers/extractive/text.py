@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 _TOKEN = re.compile(r"[a-z0-9]+(?:\.[0-9]+)?%?")
 _SENTENCE = re.compile(
@@ -51,6 +52,7 @@ def _canonical(word: str) -> str:
     return _SPELLINGS.get(word, word)
 
 
+@lru_cache(maxsize=4096)
 def singular(word: str) -> str:
     """Return ``word`` without a plural ending; crude, but the same for both sides of a comparison."""
     if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes")):
@@ -61,6 +63,7 @@ def singular(word: str) -> str:
 
 
 def same_word(left: str, right: str) -> bool:
+    """Return whether two words are the same, plural or not."""
     return left == right or singular(left) == singular(right)
 
 
@@ -85,10 +88,15 @@ def find_all(where: Sequence[str], phrase: Sequence[str]) -> list[int]:
     return found
 
 
-def has_phrase(text: str | Sequence[str], phrases: Iterable[str]) -> bool:
-    """Return whether one of ``phrases`` occurs in ``text`` as whole words."""
-    where = words(text) if isinstance(text, str) else text
-    return any(find_phrase(where, words(phrase)) >= 0 for phrase in phrases)
+def has_phrase(text: str, phrases: Iterable[str]) -> bool:
+    """Return whether one of ``phrases`` occurs in ``text`` as whole words, plural or not."""
+    where = _padded(text)
+    return any(_padded(phrase) in where for phrase in phrases)
+
+
+@lru_cache(maxsize=4096)
+def _padded(text: str) -> str:
+    return f" {' '.join(singular(word) for word in words(text))} "
 
 
 def sentences(text: str) -> list[str]:

@@ -15,14 +15,8 @@ from admiralty.runtime.providers.extractive.facts import (
     parent_kinds,
     price_of,
 )
-from admiralty.runtime.providers.extractive.matching import (
-    Options,
-    Picked,
-    domain_of,
-    mentions,
-    parse_options,
-    wants_same,
-)
+from admiralty.runtime.providers.extractive.matching import Picked, mentions, wants_same
+from admiralty.runtime.providers.extractive.options import Options, domain_of, parse_options
 from admiralty.runtime.providers.extractive.render import describe, describe_options
 from admiralty.runtime.providers.extractive.requests import Goal
 from admiralty.runtime.providers.extractive.text import has_phrase, listed, tokens
@@ -63,6 +57,9 @@ def _choose(
     said = _wishes(item, domain, own)
     if alone or not _matching(said, own, variants):
         for text in extras:
+            near = _near(said, variants)
+            if (place := _ordinal(text)) is not None and place < len(near):
+                return near[place]
             added = parse_options(tokens(text), domain)
             said = Options(chosen={**said.chosen, **added.chosen}, unclear=added.unclear or said.unclear)
     text = goal.text
@@ -74,11 +71,15 @@ def _choose(
         if is_same:
             return item.record
         return Say(
-            text=f"What shall {describe(item.record)} be replaced by? Available options: {describe_domain(variants)}."
+            text=f"What shall {describe(item.record)} be replaced by? "
+            f"Available options: {describe_domain(variants)}."
         )
     matching = _matching(said, own, variants)
     if len(matching) == 1:
         return matching[0]
+    near = _near(said, variants)
+    if extras and len(near) == 1 and _fit(near[0], said) == len(said.chosen):
+        return near[0]  # the user was told that it is the only one, and answered
     return _none_fits(item, said, variants)
 
 
@@ -110,28 +111,47 @@ def _extreme(item: Picked, said: Options, variants: Sequence[Json], *, dearest: 
     ]  # fmt: skip
     if not fitting:
         return _none_fits(item, said, variants)
-    return sorted(fitting, key=lambda v: price_of(v) or 0.0, reverse=dearest)[0]
+    found = sorted(fitting, key=lambda v: price_of(v) or 0.0, reverse=dearest)[0]
+    if options_of(found) == options_of(item.record):
+        return Say(
+            text=f"{describe(item.record)} is already the {'dearest' if dearest else 'cheapest'} one. "
+            "Which other would you like?"
+        )
+    return found
 
 
 def _none_fits(item: Picked, said: Options, variants: Sequence[Json]) -> Say:
     wished = listed([f"{key} {value}" for key, value in said.chosen.items()])
     wished = wished or listed([f"“{value}” ({' or '.join(keys)})" for value, keys in said.unclear])
-    available = [v for v in variants if is_available(v)]
-
-    def fit(variant: Json) -> int:
-        return sum(options_of(variant).get(key) == value for key, value in said.chosen.items())
-
-    near = sorted(available, key=lambda v: -fit(v))[:MOST_LISTED]
-    near = [v for v in near if fit(v) == fit(near[0])] if near and fit(near[0]) else near
+    near = _near(said, variants)
     name = name_of(item.record)
     lines = "\n".join(f"- {describe_options(v)}" for v in near)
     if not near:
         return Say(text=f"No other {name} is available at present.", confidence=0.9)
     return Say(
-        text=f"There is no available {name} with {wished} and everything else as it is. Available near that:\n{lines}\n"
-        "Which one would you like?",
+        text=f"There is no available {name} with {wished} and everything else as it is. "
+        f"Available near that:\n{lines}\nWhich one would you like?",
         confidence=0.85,
     )
+
+
+def _near(said: Options, variants: Sequence[Json]) -> list[Json]:
+    """Return the available variants with as many of the wished options as any has."""
+    available = [v for v in variants if is_available(v)]
+    best = max((_fit(v, said) for v in available), default=0)
+    return [v for v in available if _fit(v, said) == best][:MOST_LISTED]
+
+
+def _fit(variant: Json, said: Options) -> int:
+    return sum(options_of(variant).get(key) == value for key, value in said.chosen.items())
+
+
+def _ordinal(text: str) -> int | None:
+    """Return the place in a list that a text names, from 0: ``the second one``."""
+    for place, word in enumerate(("first", "second", "third", "fourth", "fifth", "sixth")):
+        if has_phrase(text, [f"{word} one", f"the {word}", f"{word} option"]):
+            return place
+    return None
 
 
 def describe_domain(variants: Sequence[Json]) -> str:
