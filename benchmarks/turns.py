@@ -3,7 +3,8 @@
     python -m benchmarks.turns [--systems bare,plain] [--concurrency 1,16,64] [--rounds 3] [--json FILE]
 
 A turn is three model calls and one tool call (triage, lookup's tool call, lookup's answer) against the mock
-provider without delay. The first system named is the baseline of the ratios.
+provider without delay. The first system named is the baseline of the ratios. `admiralty@FOLDER` is the code
+of another checkout (`git worktree add FOLDER COMMIT`), beside this one's in the same run.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import Plan, run
-from benchmarks.systems.catalog import SYSTEMS
+from benchmarks.systems.catalog import SYSTEMS, AdmiraltyLocal, System
 
 COLUMNS: Final = (
     *("system", "clients", "turns/s", "range", "p50 ms", "p99 ms", "first ms", "CPU ms"),
@@ -36,7 +37,7 @@ def main() -> None:
         turns_per_conversation=options.conversation,
         delay_ms=options.delay_ms,
     )
-    systems = [SYSTEMS[name]() for name in options.systems]
+    systems = [_system(name) for name in options.systems]
     with console.status("starting") as status:
         document = run(systems, plan, status.update)
     print_report(document, console)
@@ -112,9 +113,17 @@ def _parse() -> argparse.Namespace:
 
 def _systems(text: str) -> list[str]:
     names = text.split(",")
-    if unknown := [name for name in names if name not in SYSTEMS]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is unknown; there are {', '.join(SYSTEMS)}")
+    for name in names:
+        base, _, folder = name.partition("@")
+        if base not in SYSTEMS or (folder and not issubclass(SYSTEMS[base], AdmiraltyLocal)):
+            raise argparse.ArgumentTypeError(f"{name!r} is unknown; there are {', '.join(SYSTEMS)}")
     return names
+
+
+def _system(name: str) -> System:
+    base, _, folder = name.partition("@")
+    kind = SYSTEMS[base]
+    return kind.of_checkout(Path(folder)) if folder and issubclass(kind, AdmiraltyLocal) else kind()
 
 
 def _numbers(text: str) -> list[int]:

@@ -26,7 +26,7 @@ _ADMIRALTY: Final = (sys.executable, "-c", "from admiralty.runtime.cli import ma
 class System(ABC):
     """One way to serve the turn, as processes of its own."""
 
-    name: ClassVar[str]
+    name: str
     start_timeout_seconds: ClassVar[float] = 30.0
 
     def __init__(self) -> None:
@@ -129,15 +129,27 @@ class AdmiraltyLocal(System):
         super().__init__()
         self._home = Path()
         self._key = ""
+        self._checkout: Path | None = None
 
     def start(self, provider: str) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="admiralty-benchmark-"))
+        if self._checkout is not None:
+            (self._home / "src").mkdir()
+            (self._home / "src" / "admiralty").symlink_to(self._checkout)
         made = subprocess.run(
             [*_ADMIRALTY, "keys", "create", "--home", str(self._home)],
             cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
         self._key = made.stdout.split()[0]
         super().start(provider)
+
+    @classmethod
+    def of_checkout(cls, folder: Path) -> "AdmiraltyLocal":
+        """The same by the code in another checkout, to compare the two in one run."""
+        system = cls()
+        system.name = f"{cls.name}@{folder}"
+        system._checkout = folder.resolve()
+        return system
 
     def stop(self) -> None:
         super().stop()
@@ -148,7 +160,9 @@ class AdmiraltyLocal(System):
         return [sys.executable, "-m", module, "--port", str(self.port), "--home", str(self._home)]
 
     def environment(self, provider: str) -> Mapping[str, str]:
+        other = {"PYTHONPATH": str(self._home / "src")} if self._checkout is not None else {}
         return {
+            **other,
             "ADMIRALTY_OPENAI_BASE_URL": provider,
             **{f"ADMIRALTY_MODELS__{tier}": "openai:mock" for tier in ("SMALL", "MID", "FRONTIER")},
             "ADMIRALTY_EMBEDDER": "hashing",

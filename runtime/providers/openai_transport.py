@@ -1,0 +1,365 @@
+"""A light transport below LangChain's ``ChatOpenAI``, in the place of the OpenAI SDK's ``chat.completions``.
+
+The SDK costs 3 to 7 ms of processor time a call (it walks types over every message and builds models
+of every chunk), more than all the rest of a turn; JSON over aiohttp costs 0.3. See
+docs/decisions/0004-openai-transport.md.
+
+Only the two ways in which ``ChatOpenAI`` asks for chat completions are replaced. Everything else
+still reaches the SDK, and before a model is given the transport, both ways are tried on a canned answer
+(``install``): if another version of LangChain wants something else, the SDK stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+import aiohttp
+import certifi
+import openai
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_openai import ChatOpenAI
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 4.0
+"""Below the 5 s after which common servers close an idle connection, so that none is used too late."""
+
+MAX_ERROR_CHARACTERS = 2000
+
+
+class StatusError(Exception):
+    """The server answered with an HTTP status that is no success."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: str) -> None:
+        super().__init__(f"Error code: {status} - {body[:MAX_ERROR_CHARACTERS]}")
+        self.status_code = status
+        self.headers = headers
+
+    @property
+    def response(self) -> StatusError:
+        """Where the adapter looks for headers, as in the SDK's own errors."""
+        return self
+
+
+class BrokenConnection(ConnectionError):
+    """The server could not be reached, or the connection broke before the answer's end."""
+
+
+class BrokenAnswer(Exception):
+    """The answer is not what it should be."""
+
+
+class HttpSessions:
+    """One aiohttp session for each event loop, since a session belongs to the loop that it was made in."""
+
+    def __init__(self) -> None:
+        self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = (
+            WeakKeyDictionary()
+        )
+
+    def get(self) -> aiohttp.ClientSession:
+        """Return the running loop's session."""
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None or session.closed:
+            trusted = ssl.create_default_context()
+            trusted.load_verify_locations(certifi.where())  # a slim container has no certificates of its own
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=trusted)
+            session = aiohttp.ClientSession(connector=connector, trust_env=True, auto_decompress=True)
+            self._sessions[loop] = session
+        return session
+
+    async def close(self) -> None:
+        """Close the running loop's session."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
+
+
+class Server:
+    """Sends chat completion requests where the SDK's client would send them, with its headers."""
+
+    def __init__(self, client: openai.AsyncOpenAI, sessions: HttpSessions) -> None:
+        self._url = str(client.base_url).rstrip("/") + "/chat/completions"
+        self._headers = _headers(client)
+        self._timeout = _seconds(client.timeout)
+        self._sessions = sessions
+
+    @asynccontextmanager
+    async def post(self, payload: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request; the response is open inside. Raises StatusError, BrokenConnection, TimeoutError.
+
+        Leaving it before the answer's end closes the connection, which ends the call at the provider.
+        """
+        body = {name: value for name, value in payload.items() if not isinstance(value, _ABSENT)}
+        headers = {**self._headers, **(body.pop("extra_headers", None) or {})}
+        query = body.pop("extra_query", None)
+        timeout = _seconds(body.pop("timeout", None)) or self._timeout
+        body |= body.pop("extra_body", None) or {}
+        data = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=_jsonable)
+        try:
+            async with self._sessions.get().post(
+                self._url,
+                data=data.encode("utf-8", errors="replace"),
+                headers=headers,
+                params=query,
+                timeout=aiohttp.ClientTimeout(total=None, connect=timeout, sock_read=timeout),
+            ) as response:
+                if response.status >= 400:
+                    text = await response.text(errors="replace")
+                    raise StatusError(response.status, response.headers, text)
+                yield response
+        except TimeoutError as error:  # aiohttp's own are subclasses
+            raise TimeoutError(f"no answer within {timeout} s") from error
+        except aiohttp.ClientError as error:
+            raise BrokenConnection(f"{str(error) or type(error).__name__}.") from error
+
+    async def whole(self, payload: dict[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Return the answer and the response's headers."""
+        async with self.post(payload) as response:
+            return _object(await response.read()), response.headers
+
+    async def chunks(self, payload: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the chunks of a streamed answer."""
+        async with self.post(payload) as response, aclosing(_events(response.content)) as events:
+            async for data in events:
+                if data.startswith(b"[DONE]"):
+                    return
+                chunk = _object(data)
+                if error := chunk.get("error"):
+                    raise BrokenAnswer(f"error in the stream: {str(error)[:MAX_ERROR_CHARACTERS]}")
+                yield chunk
+
+
+class Completions:
+    """Stands where the SDK's ``chat.completions`` stands; what it does not know, the SDK does."""
+
+    def __init__(self, server: Any, original: Any) -> None:
+        self._server = server
+        self._original = original
+        self.with_raw_response = _RawCompletions(server, original.with_raw_response)
+
+    async def create(self, **payload: Any) -> Any:
+        """Begin a streamed answer."""
+        if not payload.get("stream"):
+            return await self._original.create(**payload)
+        chunks = Chunks(self._server.chunks(payload))
+        await chunks.begin()
+        return chunks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+class _RawCompletions:
+    def __init__(self, server: Any, original: Any) -> None:
+        self._server = server
+        self._original = original
+
+    async def create(self, **payload: Any) -> Any:
+        if payload.get("stream"):
+            return await self._original.create(**payload)
+        payload.pop("stream", None)
+        return RawAnswer(*await self._server.whole(payload))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+class RawAnswer:
+    """A whole answer as LangChain reads it."""
+
+    def __init__(self, document: dict[str, Any], headers: Mapping[str, str]) -> None:
+        self._document = document
+        self.headers = headers
+
+    def parse(self) -> dict[str, Any]:
+        """Return the answer."""
+        return self._document
+
+
+class Chunks:
+    """A streamed answer as LangChain reads it: a context manager and an iterator."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._first: list[dict[str, Any]] = []
+
+    async def begin(self) -> None:
+        """Wait for the first chunk: what is wrong with a request is told by then."""
+        async for chunk in self._source:
+            self._first.append(chunk)
+            return
+
+    async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+        for chunk in self._first:
+            yield chunk
+        async for chunk in self._source:
+            yield chunk
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._source.aclose()
+
+
+async def install(chat: Any, sessions: HttpSessions) -> bool:
+    """Put the transport below ``chat`` if it is a plain ChatOpenAI and works with it; return whether.
+
+    Custom clients, proxies and query parameters stay with the SDK, which knows them.
+    """
+    client = getattr(chat, "root_async_client", None)
+    if type(chat) is not ChatOpenAI or type(client) is not openai.AsyncOpenAI:
+        return False
+    if chat.http_async_client or chat.openai_proxy or dict(client.default_query):
+        return False
+    if "Authorization" not in _headers(client):
+        return False
+    original = chat.async_client
+    try:
+        chat.async_client = Completions(_Canned(), original)
+        works = await _reads_canned_answers(chat)
+    except Exception:
+        logger.warning("ChatOpenAI does not take the light transport; the SDK is used.", exc_info=True)
+        works = False
+    chat.async_client = Completions(Server(client, sessions), original) if works else original
+    return works
+
+
+def structured_body(chat: Any, schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the extra body that asks ``chat`` for JSON of a schema with a title.
+
+    As extra body it takes ChatOpenAI's short way; by its own name it takes the SDK's parser. ``None``
+    for a model that LangChain asks by OpenAI's other door, the responses API, which names it otherwise.
+    """
+    if chat._use_responses_api({}):
+        return None
+    body = {name: value for name, value in schema.items() if name not in ("title", "description", "strict")}
+    named = {"name": schema["title"], "strict": schema.get("strict", False), "schema": body}
+    if "description" in schema:
+        named["description"] = schema["description"]
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+_ANSWER: dict[str, Any] = {
+    "id": "chatcmpl-0",
+    "object": "chat.completion",
+    "created": 0,
+    "model": "canned",
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "tool_calls",
+            "message": {
+                "role": "assistant",
+                "content": "Yes.",
+                "tool_calls": [
+                    {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+                ],
+            },
+        }
+    ],
+    "usage": {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5},
+}
+
+
+class _Canned:
+    """Answers in the place of a server."""
+
+    async def whole(self, _: dict[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
+        return _ANSWER, {}
+
+    async def chunks(self, _: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        message = _ANSWER["choices"][0]["message"]
+        called = [{"index": 0, **message["tool_calls"][0]}]
+        deltas = [{"role": "assistant", "content": "Ye"}, {"content": "s."}, {"tool_calls": called}, {}]
+        common = {**_ANSWER, "object": "chat.completion.chunk", "usage": None}
+        for delta in deltas:
+            reason = None if delta else "tool_calls"
+            yield {**common, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+        yield {**common, "choices": [], "usage": _ANSWER["usage"]}
+
+
+async def _reads_canned_answers(chat: ChatOpenAI) -> bool:
+    whole = await chat.ainvoke("Is it?")
+    streamed: AIMessageChunk | None = None
+    async for piece in chat.astream("Is it?"):
+        streamed = piece if streamed is None else streamed + piece
+    return all(
+        isinstance(message, AIMessage)
+        and str(message.text) == "Yes."
+        and [(call["name"], call["args"], call["id"]) for call in message.tool_calls]
+        == [("f", {"a": 1}, "call_0")]
+        and message.usage_metadata is not None
+        and message.usage_metadata["total_tokens"] == 5
+        and message.response_metadata.get("finish_reason") == "tool_calls"
+        for message in (whole, streamed)
+    )
+
+
+async def _events(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """Yield the data of each server-sent event. Lines may be of any length."""
+    rest = b""
+    data: list[bytes] = []
+    async for received in content.iter_any():
+        *lines, rest = (rest + received).split(b"\n")
+        for line in lines:
+            line = line.rstrip(b"\r")
+            if line.startswith(b"data:"):
+                data.append(line[5:].strip())
+            elif not line and data:
+                yield b"\n".join(data)
+                data.clear()
+    if rest.startswith(b"data:"):
+        data.append(rest[5:].strip())
+    if data:
+        yield b"\n".join(data)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise BrokenAnswer(f"the answer is not JSON: {data[:200]!r}") from error
+    if not isinstance(document, dict):
+        raise BrokenAnswer(f"the answer is no JSON object: {data[:200]!r}")
+    return document
+
+
+_ABSENT = (openai.NotGiven, openai.Omit)
+"""What the SDK's callers pass for a parameter that is not there."""
+
+
+def _headers(client: openai.AsyncOpenAI) -> dict[str, str]:
+    """Return the client's headers, without those that describe the SDK's own transport."""
+    told = {**client.default_headers, **client.auth_headers}
+    return {
+        name: value
+        for name, value in told.items()
+        if isinstance(value, str) and not name.lower().startswith("x-stainless")
+    }
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", exclude_unset=True)
+    raise TypeError(f"a {type(value).__name__} cannot be sent")
+
+
+def _seconds(timeout: Any) -> float | None:
+    """Return the SDK's timeout as seconds: its own kinds have one for each phase."""
+    if isinstance(timeout, int | float):
+        return float(timeout)
+    read = getattr(timeout, "read", None)
+    return float(read) if isinstance(read, int | float) else None
