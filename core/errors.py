@@ -6,7 +6,10 @@ arise; nothing above that border needs to know the vendor.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from admiralty.core.values import ModelReply
 
 
 class AdmiraltyError(Exception):
@@ -152,10 +155,20 @@ class ProviderRejected(AdmiraltyError):
 
 
 class OutputInvalid(AdmiraltyError):
-    """The model's answer does not fit the declared output schema."""
+    """The model's answer does not fit the declared output schema.
+
+    ``reply`` is what it answered, where that is known: it was paid for all the same.
+    """
 
     status = 502
     code = "output_invalid"
+
+    def __init__(self, message: str, *, reply: ModelReply | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.reply = reply
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, {"reply": self.reply} | self.details)
 
 
 class LimitExceeded(AdmiraltyError):

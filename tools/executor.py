@@ -67,7 +67,7 @@ class ToolExecutor:
         try:
             parsed = tool.arguments.model_validate(dict(arguments))
         except ValidationError as error:
-            return "error", f"Error: {_explain(error)}"
+            return "error", f"Error: {explain(error)}"
         given = {field: getattr(parsed, field) for field in type(parsed).model_fields}
         if tool.confirm and not (ctx.confirmed or ctx.acting == "staff"):
             confirmed = take_confirmation(
@@ -131,7 +131,8 @@ def _encode(value: Any) -> Any:
     return str(value)
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """Return what is wrong, field by field, as a model reads it."""
     problems = (
         f"{'.'.join(str(part) for part in item['loc']) or 'arguments'}: {item['msg']}"
         for item in error.errors(include_url=False)

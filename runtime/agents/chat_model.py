@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from contextvars import copy_context
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -25,9 +26,12 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, SkipValidation
 
+from admiralty.core.errors import ConfigurationError, OutputInvalid
 from admiralty.core.ids import new_id
 from admiralty.core.ports import Scheduler
 from admiralty.core.values import ModelCall, ModelReply, TokenDelta, Usage
+
+T = TypeVar("T")
 
 Describe = Callable[[], ModelCall]
 """Returns a call without messages: who asks, for which run, with which tier and deadline."""
@@ -36,7 +40,8 @@ Describe = Callable[[], ModelCall]
 class ScheduledChatModel(BaseChatModel):
     """A chat model whose every call passes the scheduler.
 
-    ``describe`` says on whose behalf a call is made; ``on_reply`` is told of each reply.
+    ``describe`` says on whose behalf a call is made; ``on_reply`` is told of each reply. ``loop``
+    gives the event loop that synchronous calls are forwarded to; without one they get their own.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -44,6 +49,7 @@ class ScheduledChatModel(BaseChatModel):
     scheduler: SkipValidation[Scheduler]
     describe: SkipValidation[Describe]
     on_reply: SkipValidation[Callable[[ModelReply], None]] | None = None
+    loop: SkipValidation[Callable[[], asyncio.AbstractEventLoop]] | None = None
 
     @property
     def _llm_type(self) -> str:
@@ -63,11 +69,11 @@ class ScheduledChatModel(BaseChatModel):
 
     def _call(self, messages: Sequence[BaseMessage], stop: list[str] | None, **options: Any) -> ModelCall:
         tools = tuple(options.get("tools") or ())
-        forced = options.get("tool_choice") in ("any", True) or isinstance(options.get("tool_choice"), dict)
         schema = None
-        if forced and len(tools) == 1:
-            function = tools[0]["function"]
-            schema = {"title": function["name"], **function["parameters"]}
+        if forced := _forced_tool(tools, options.get("tool_choice")):
+            schema = {**forced["parameters"], "title": forced["name"]}
+            if forced.get("description"):
+                schema["description"] = forced["description"]
             tools = ()
         described = self.describe()
         return replace(
@@ -78,6 +84,7 @@ class ScheduledChatModel(BaseChatModel):
             output_schema=schema,
             stop=tuple(stop or ()),
             max_output_tokens=options.get("max_tokens", described.max_output_tokens),
+            temperature=options.get("temperature", described.temperature),
         )
 
     async def _agenerate(
@@ -105,6 +112,8 @@ class ScheduledChatModel(BaseChatModel):
         async with aclosing(self.scheduler.stream(call)) as stream:
             async for chunk in stream:
                 if isinstance(chunk, TokenDelta):
+                    if call.output_schema is not None:
+                        continue  # it becomes a tool call, whole
                     said = True
                     piece = ChatGenerationChunk(message=AIMessageChunk(content=chunk.text))
                     if run_manager:
@@ -122,21 +131,45 @@ class ScheduledChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - LangChain's signature
         **kwargs: Any,
     ) -> ChatResult:
-        """Forward to the asynchronous door, on a loop of its own: there is no second implementation."""
-        result: list[ChatResult | BaseException] = []
+        """Forward to the asynchronous door: there is no second implementation."""
+        loop = self.loop() if self.loop else None
+        return forward(self._agenerate(messages, stop, None, **kwargs), loop)
 
-        def work() -> None:
-            try:
-                result.append(asyncio.run(self._agenerate(messages, stop, None, **kwargs)))
-            except BaseException as error:
-                result.append(error)
 
-        thread = threading.Thread(target=work, name="scheduled-chat-model")
-        thread.start()
-        thread.join()
-        if isinstance(result[0], BaseException):
-            raise result[0]
-        return result[0]
+def forward(work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop | None) -> T:
+    """Wait for ``work`` in synchronous code: done on ``loop``, or on one of its own.
+
+    Vendors' clients keep connections that belong to the loop that opened them, so where there is a
+    loop, it must be that one. Raises ConfigurationError on that loop's own thread, where waiting
+    would stop the loop for good.
+    """
+    if loop is None:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(copy_context().run, asyncio.run, work).result()
+    try:
+        here = asyncio.get_running_loop()
+    except RuntimeError:
+        here = None
+    if here is loop:
+        work.close()
+        raise ConfigurationError(
+            "A model or tool was called with invoke() in an async node, which would stop every other "
+            "visit of the process. Use `await ...ainvoke()` there, or make the node a plain def."
+        )
+    return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+
+def _forced_tool(tools: Sequence[Mapping[str, Any]], choice: Any) -> Mapping[str, Any] | None:
+    """Return the function that the model must call, in any of the ways LangChain says so.
+
+    ``any`` of several tools forces none of them: our providers are asked as with ``auto``.
+    """
+    functions: list[Mapping[str, Any]] = [tool["function"] for tool in tools]
+    if isinstance(choice, Mapping):
+        choice = choice.get("function", choice).get("name")
+    if choice in ("any", "required", True) and len(functions) == 1:
+        return functions[0]
+    return next((function for function in functions if function["name"] == choice), None)
 
 
 def _message(call: ModelCall, reply: ModelReply) -> AIMessage:
@@ -151,13 +184,15 @@ def _message(call: ModelCall, reply: ModelReply) -> AIMessage:
             response_metadata=metadata,
         )
 
-    arguments = json.loads(str(reply.message.text))
+    try:
+        arguments = json.loads(str(reply.message.text))
+    except ValueError as error:
+        raise OutputInvalid(f"{reply.model} answered no JSON: {error}", reply=reply) from error
     forced = {"name": str(call.output_schema["title"]), "args": arguments, "id": call.id, "type": "tool_call"}
     return AIMessage(content="", tool_calls=[forced], usage_metadata=usage, response_metadata=metadata)
 
 
 def _last_chunk(message: AIMessage, said: bool) -> AIMessageChunk:
-
     return AIMessageChunk(
         content="" if said else message.content,
         tool_call_chunks=[

@@ -7,21 +7,23 @@ in a context variable, so that many visits can run through one graph at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage, ToolCall
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool, ToolException
+from langgraph.errors import GraphRecursionError
+from pydantic import SkipValidation
 
 from admiralty.agents import Agent, Fleet
-from admiralty.core.errors import DefinitionError, LimitExceeded
+from admiralty.core.errors import DefinitionError, LimitExceeded, RunInterrupted
 from admiralty.core.ids import new_id
 from admiralty.core.ports import VisitStream
 from admiralty.core.values import Event, ModelCall, ModelReply, Visit, VisitResult
-from admiralty.runtime.agents.chat_model import ScheduledChatModel
+from admiralty.runtime.agents.chat_model import ScheduledChatModel, forward
 from admiralty.runtime.agents.visit import (
     Progress,
     Surroundings,
@@ -30,7 +32,7 @@ from admiralty.runtime.agents.visit import (
     tool_context,
     tool_event,
 )
-from admiralty.tools import Tool, ToolExecutor
+from admiralty.tools import Tool, ToolExecutor, ToolOutcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,34 @@ class GraphContext:
 @dataclass(kw_only=True)
 class _Running:
     progress: Progress
-    happened: asyncio.Queue[Event | BaseException | Mapping[str, Any]]
+    loop: asyncio.AbstractEventLoop
+    happened: asyncio.Queue[Event | Exception | Mapping[str, Any]] = field(default_factory=asyncio.Queue)
+
+    def tell(self, item: Event | Exception | Mapping[str, Any]) -> None:
+        """Pass on what happened. Always on the visit's loop: synchronous nodes are forwarded to it."""
+        self.happened.put_nowait(item)
+
+
+class FleetTool(BaseTool):
+    """A tool of the fleet in LangChain's form. Checking the arguments is left to our executor."""
+
+    execute: SkipValidation[Callable[[ToolCall], Awaitable[ToolOutcome]]]
+    loop: SkipValidation[Callable[[], asyncio.AbstractEventLoop]]
+    handle_tool_error: Any = True
+
+    def _to_args_and_kwargs(
+        self, tool_input: str | dict[str, Any], tool_call_id: str | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (tool_input, tool_call_id), {}
+
+    def _run(self, arguments: dict[str, Any], call_id: str | None) -> str:
+        return forward(self._arun(arguments, call_id), self.loop())
+
+    async def _arun(self, arguments: dict[str, Any], call_id: str | None) -> str:
+        outcome = await self.execute(ToolCall(name=self.name, args=arguments, id=call_id or new_id("call")))
+        if outcome.status == "error":
+            raise ToolException(outcome.content)  # LangChain's way to mark the message as an error
+        return outcome.content
 
 
 class GraphAgent:
@@ -67,7 +96,10 @@ class GraphAgent:
         context = GraphContext(
             agent=agent,
             model=ScheduledChatModel(
-                scheduler=surroundings.scheduler, describe=self._describe, on_reply=self._on_reply
+                scheduler=surroundings.scheduler,
+                describe=self._describe,
+                on_reply=self._on_reply,
+                loop=self._loop,
             ),
             tools=[self._langchain_tool(tool) for tool in self._executor.tools.values()],
             prompt=agent.instructions.text,
@@ -80,8 +112,14 @@ class GraphAgent:
             )
 
     async def visit(self, visit: Visit) -> VisitStream:
+        # What a graph returns is told from what it was given by the messages' ids.
+        given = tuple(
+            message if message.id else message.model_copy(update={"id": new_id("msg")})
+            for message in visit.messages
+        )
         running = _Running(
-            progress=Progress(visit=visit, session=dict(visit.session)), happened=asyncio.Queue()
+            progress=Progress(visit=replace(visit, messages=given), session=dict(visit.session)),
+            loop=asyncio.get_running_loop(),
         )
         task = asyncio.create_task(self._run(running))
         try:
@@ -89,7 +127,7 @@ class GraphAgent:
                 item = await running.happened.get()
                 if isinstance(item, Event):
                     yield item
-                elif isinstance(item, BaseException):
+                elif isinstance(item, Exception):
                     raise item
                 else:
                     result = self._result(running, item)
@@ -99,6 +137,7 @@ class GraphAgent:
                     return
         finally:
             task.cancel()
+            await asyncio.wait([task])
 
     async def _run(self, running: _Running) -> None:
         self._running.set(running)
@@ -107,31 +146,32 @@ class GraphAgent:
             state: Mapping[str, Any] = {
                 "messages": [SystemMessage(self._agent.instructions.text), *visit.messages]
             }
-            config = {"recursion_limit": 2 * visit.steps_left}
+            # Model calls are counted by themselves; this only ends a graph that goes round without any.
+            config = {"recursion_limit": 10 * visit.steps_left + 10}
             graph = cast("Any", self._graph)
             if not visit.streaming:
-                running.happened.put_nowait(await graph.ainvoke(state, config=config))
+                running.tell(await graph.ainvoke(state, config=config))
                 return
             async for mode, item in graph.astream(state, config=config, stream_mode=["messages", "values"]):
                 if mode == "values":
                     state = item
                 elif isinstance(item[0], AIMessageChunk) and (text := str(item[0].text)):
                     token = Event(type="token", data={"text": text, "agent": self._agent.name})
-                    running.happened.put_nowait(token)
-            running.happened.put_nowait(state)
+                    running.tell(token)
+            running.tell(state)
+        except GraphRecursionError as error:
+            running.tell(LimitExceeded(f"{self._agent.name}: {error}"))
+        except asyncio.CancelledError:
+            running.tell(RunInterrupted(f"The graph of {self._agent.name} was cancelled."))
+            raise
         except Exception as error:
-            if type(error).__name__ == "GraphRecursionError":
-                error = LimitExceeded(f"{self._agent.name}: {error}")
-            running.happened.put_nowait(error)
+            running.tell(error)
 
     def _result(self, running: _Running, state: Mapping[str, Any]) -> VisitResult:
-        known = {id(message) for message in running.progress.visit.messages}
-        ids = {message.id for message in running.progress.visit.messages if message.id}
+        known = {message.id for message in running.progress.visit.messages}
         new: list[BaseMessage] = []
         for message in state.get("messages", []):
-            if id(message) in known or (message.id and message.id in ids):
-                continue
-            if isinstance(message, SystemMessage):
+            if message.id in known or isinstance(message, SystemMessage):
                 continue
             if isinstance(message, AIMessage):
                 message = message.model_copy(update={"name": self._agent.name})
@@ -152,7 +192,7 @@ class GraphAgent:
             raise LimitExceeded(f"{agent.name} made {running.progress.steps} model calls without an answer.")
         running.progress.steps += 1
         call_id = new_id("call")
-        running.happened.put_nowait(
+        running.tell(
             Event(type="step", data={"agent": agent.name, "step": running.progress.steps, "call_id": call_id})
         )
         return ModelCall(
@@ -167,18 +207,24 @@ class GraphAgent:
         )
 
     def _on_reply(self, reply: ModelReply) -> None:
-        self._running.get().happened.put_nowait(cost_event(self._agent.name, reply))
+        self._running.get().tell(cost_event(self._agent.name, reply))
+
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return self._running.get().loop
 
     def _langchain_tool(self, tool: Tool) -> BaseTool:
-        async def call(**arguments: Any) -> str:
+        async def execute(call: ToolCall) -> ToolOutcome:
             running = self._running.get()
-            wanted = ToolCall(name=tool.name, args=arguments, id=new_id("call"))
-            context = tool_context(running.progress.visit, wanted, running.progress.session, self._around)
-            outcome = await self._executor.execute(tool.name, arguments, context)
-            event = tool_event(self._agent.name, wanted, status=outcome.status, outcome=outcome)
-            running.happened.put_nowait(event)
-            return outcome.content
+            running.tell(tool_event(self._agent.name, call, status="started"))
+            context = tool_context(running.progress.visit, call, running.progress.session, self._around)
+            outcome = await self._executor.execute(tool.name, call["args"], context)
+            running.tell(tool_event(self._agent.name, call, status=outcome.status, outcome=outcome))
+            return outcome
 
-        return StructuredTool.from_function(
-            coroutine=call, name=tool.name, description=tool.description, args_schema=tool.arguments
+        return FleetTool(
+            name=tool.name,
+            description=tool.description,
+            args_schema=dict(tool.schema["function"]["parameters"]),
+            execute=execute,
+            loop=self._loop,
         )

@@ -14,15 +14,16 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.tool import ToolCall
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from admiralty.agents import Agent, Fleet
-from admiralty.core.errors import DeadlineExceeded, LimitExceeded, OutputInvalid
+from admiralty.core.errors import DeadlineExceeded, LimitExceeded, OutputInvalid, ProviderUnavailable
 from admiralty.core.ids import new_id
 from admiralty.core.money import dollars_text
 from admiralty.core.ports import Memory, Scheduler, VisitStream
 from admiralty.core.values import Event, ModelCall, ModelReply, TokenDelta, Visit, VisitResult
 from admiralty.tools import Tool, ToolContext, ToolExecutor, ToolOutcome
+from admiralty.tools.executor import explain
 
 HANDOFF = "handoff_to_"
 """Prefix of the tools by which an agent without structured output hands off."""
@@ -94,8 +95,9 @@ class StandardAgent:
             async with aclosing(self._run_tools(progress, calls)) as events:
                 async for event in events:
                     yield event
-            if target := _wanted_handoff(calls, self._agent):
-                yield handoff_event(self._agent.name, target, calls[0]["args"].get("reason", ""))
+            if handoff := _wanted_handoff(calls, self._agent):
+                target, reason = handoff
+                yield handoff_event(self._agent.name, target, reason)
                 yield progress.result(handoff=target)
                 return
         yield progress.result()
@@ -106,44 +108,56 @@ class StandardAgent:
         for _ in range(OUTPUT_ATTEMPTS):
             reply: ModelReply | None = None
             try:
-                async with aclosing(self._ask(progress, keep=False)) as stream:
+                async with aclosing(self._ask(progress, keep=False, problem=problem)) as stream:
                     async for item in stream:
                         if isinstance(item, ModelReply):
                             reply = item
                         elif item.type != "token":
                             yield item
-                output = self._parse(reply)
-            except (OutputInvalid, ValidationError) as error:
-                problem = str(error)
+                content, target = self._parse(reply)
+            except OutputInvalid as error:
+                problem = error.message
+                if error.reply is not None:
+                    yield cost_event(self._agent.name, error.reply)
                 continue
-            target = getattr(output, "handoff", None)
             if target is not None:
-                yield handoff_event(self._agent.name, str(target), str(getattr(output, "reason", "")))
+                yield handoff_event(self._agent.name, target, str(content.get("reason") or ""))
             elif reply is not None:
                 progress.messages.append(_named(reply, self._agent.name))
-            content = output.model_dump(mode="json")
-            yield progress.result(handoff=None if target is None else str(target), output=content)
+            yield progress.result(handoff=target, output=content)
             return
         raise OutputInvalid(f"{self._agent.name} gave no answer of the form it declares: {problem}")
 
-    def _parse(self, reply: ModelReply | None) -> BaseModel:
+    def _parse(self, reply: ModelReply | None) -> tuple[dict[str, Any], str | None]:
+        """Return the declared output as JSON, and whom it hands off to."""
         output = self._agent.output
         if output is None or reply is None:
             raise OutputInvalid("there was no answer")
-        return output.model_validate_json(str(reply.message.text))
+        try:
+            content = output.model_validate_json(str(reply.message.text)).model_dump(mode="json")
+        except ValidationError as error:
+            raise OutputInvalid(explain(error)) from error
+        target = content.get("handoff") if self._agent.handoffs else None
+        if target is not None and target not in self._agent.handoffs:
+            raise OutputInvalid(f"handoff: {target!r} is none of {', '.join(self._agent.handoffs)}")
+        return content, target
 
-    async def _ask(self, progress: Progress, *, keep: bool = True) -> Any:
-        """Make one model call: yield its events, its tokens, and last the reply itself."""
+    async def _ask(self, progress: Progress, *, keep: bool = True, problem: str = "") -> Any:
+        """Make one model call: yield its events, its tokens, and last the reply itself.
+
+        ``problem`` is what was wrong with the answer before; only the model is told of it.
+        """
         visit, agent = progress.visit, self._agent
         if progress.steps >= min(agent.max_steps, visit.steps_left):
             raise LimitExceeded(f"{agent.name} made {progress.steps} model calls without an answer.")
         if visit.deadline is not None and time.time() > visit.deadline:
             raise DeadlineExceeded("The turn took longer than its limit.")
         progress.steps += 1
+        again = [HumanMessage(f"Your last answer was no use: {problem}. Answer again.")] if problem else []
         call = ModelCall(
             id=new_id("call"),
             caller=visit.caller,
-            messages=(self._system, *visit.messages, *progress.messages),
+            messages=(self._system, *visit.messages, *progress.messages, *again),
             tools=self._schemas,
             output_schema=self._output_schema,
             tier=agent.tier,
@@ -153,6 +167,7 @@ class StandardAgent:
             streaming=visit.streaming and self._output_schema is None,
         )
         yield Event(type="step", data={"agent": agent.name, "step": progress.steps, "call_id": call.id})
+        reply: ModelReply | None = None
         if not call.streaming:
             reply = await self._around.scheduler.complete(call)
         else:
@@ -162,6 +177,8 @@ class StandardAgent:
                         yield Event(type="token", data={"text": chunk.text, "agent": agent.name})
                     else:
                         reply = chunk
+        if reply is None:
+            raise ProviderUnavailable("The model's answer broke off before its end.")
         yield cost_event(agent.name, reply)
         if keep:
             progress.messages.append(_named(reply, agent.name))
@@ -263,11 +280,12 @@ def _handoff_tool(target: Agent) -> dict[str, Any]:
     }
 
 
-def _wanted_handoff(calls: Sequence[ToolCall], agent: Agent) -> str | None:
+def _wanted_handoff(calls: Sequence[ToolCall], agent: Agent) -> tuple[str, str] | None:
+    """Return the first handoff's target and reason."""
     for call in calls:
         target = call["name"].removeprefix(HANDOFF)
         if call["name"].startswith(HANDOFF) and target in agent.handoffs:
-            return target
+            return target, str(call["args"].get("reason", ""))
     return None
 
 

@@ -17,7 +17,14 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, Remove
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from admiralty.agents import Fleet
-from admiralty.core.errors import AdmiraltyError, NotFound, Retryable
+from admiralty.core.errors import (
+    AdmiraltyError,
+    InvalidRequest,
+    NotFound,
+    OutputInvalid,
+    Retryable,
+    RunInterrupted,
+)
 from admiralty.core.money import Nanos, dollars_text, from_dollars
 from admiralty.core.ports import AgentHost, Clock
 from admiralty.core.values import Caller, Event, Identity
@@ -31,6 +38,7 @@ from admiralty.runtime.storage.conversations import (
     RunStatus,
     StoredEvent,
 )
+from admiralty.runtime.storage.tables import storable
 from admiralty.runtime.storage.usage import ModelCallLog, UsageLine
 
 logger = logging.getLogger(__name__)
@@ -93,7 +101,9 @@ class LiveRun:
         """End the run as soon as possible; it is stored as cancelled. One that is ending already goes on."""
         if self.task is not None and not self.ending:
             self.ending = True
-            self.task.cancel()
+            # In the loop's next round, so that a task made in this one has begun: one that never
+            # began could not store its end.
+            asyncio.get_running_loop().call_soon(self.task.cancel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +189,10 @@ class Conversations:
         entry = agent or self.fleet.entry
         if entry not in {known.name for known in self.fleet.agents}:
             raise NotFound(f"The fleet {self.fleet.name} has no agent {entry!r}.")
+        if storable(message) != message:
+            raise InvalidRequest(
+                "The message holds characters that are no text (NUL, half a surrogate pair)."
+            )
         run = await self._store.start_run(identity, conversation_id, message)
         live = LiveRun(run=run)
         live.emit(Event(type="run", data={**_run_data(run), "fleet": self.fleet.name}))
@@ -232,11 +246,13 @@ class Conversations:
         stored = [event for event in live.happened[1:] if event.type != "token"]
         try:
             # Listeners hear the end only when it is stored: what was told to a client is never lost.
-            await asyncio.shield(
+            if not await asyncio.shield(
                 self._store.finish_run(
                     run, status=status, answer=answer, error=error, happened=[*stored, last]
                 )
-            )
+            ):
+                lost = RunInterrupted("The run's lease ran out, and it was given up.")
+                last = Event(type="error", data={**problem(lost), "run_id": run.id})
         except Exception as failure:
             logger.exception("run %s could not be stored", run.id)
             last = Event(type="error", data={**problem(failure), "run_id": run.id})
@@ -296,7 +312,7 @@ class Conversations:
                 return message
             if isinstance(message, HumanMessage):
                 break
-        raise AdmiraltyError("The fleet ended the turn without an answer.")
+        raise OutputInvalid("The fleet ended the turn without an answer.")
 
     def _done(self, live: LiveRun, message: AIMessage, seconds: float) -> dict[str, Any]:
         tokens = {"input_tokens": 0, "output_tokens": 0}

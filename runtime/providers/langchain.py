@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
+from langchain_core.messages import AIMessage, AIMessageChunk, ToolCall, message_chunk_to_message
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import Runnable
 
 from admiralty.core.errors import (
     AdmiraltyError,
     ConfigurationError,
-    InvalidRequest,
     OutputInvalid,
     ProviderRejected,
     ProviderUnavailable,
@@ -30,7 +31,18 @@ from admiralty.core.ports import AnswerStream, Clock
 from admiralty.core.values import ModelCall, ModelReply, Tier, TokenDelta, Usage
 from admiralty.runtime.scheduler.prices import price
 
+if TYPE_CHECKING:
+    from admiralty.runtime.providers.openai_transport import HttpSessions
+
 MAX_CACHED_BINDINGS = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Chat:
+    """A vendor's model, and whether the light transport is below it."""
+
+    chat: BaseChatModel
+    light: bool
 
 
 class LangChainProvider:
@@ -43,21 +55,29 @@ class LangChainProvider:
         self._name = name
         self._clock = clock
         self._options = options
-        self._models: dict[str, BaseChatModel] = {}
+        self._models: dict[str, _Chat] = {}
         self._bound: dict[tuple[str, str], Runnable[Any, Any]] = {}
+        self._sessions: HttpSessions | None = None
 
     @property
     def name(self) -> str:
         return self._name
 
+    async def close(self) -> None:
+        """Close the connections to the server."""
+        if self._sessions is not None:
+            await self._sessions.close()
+
     async def stream(self, call: ModelCall, model: str) -> AnswerStream:
         started = self._clock.monotonic()
-        bound = self._bind(call, model)
+        bound = await self._bind(call, model)
         messages = list(call.messages)
         message: AIMessage
+        misfit: str | None = None
         try:
             if call.output_schema is not None:
-                message = _structured(await bound.ainvoke(messages))
+                answer = await bound.ainvoke(messages)
+                message, misfit = _json(answer) if isinstance(answer, AIMessage) else _structured(answer)
             elif not call.streaming:
                 message = await bound.ainvoke(messages)
             else:
@@ -73,10 +93,15 @@ class LangChainProvider:
         except AdmiraltyError:
             raise
         except Exception as error:
-            raise translate(error, f"{self._name}:{model}") from error
-        yield self._reply(call, model, message, self._clock.monotonic() - started)
+            if type(error).__name__ != "LengthFinishReasonError":
+                raise translate(error, f"{self._name}:{model}") from error
+            message, misfit = _broken_off(error), "it was broken off at the limit of output tokens"
+        reply = self._reply(call, model, message, self._clock.monotonic() - started)
+        if misfit is not None:
+            raise OutputInvalid(f"The answer of {reply.model} does not fit the schema: {misfit}", reply=reply)
+        yield reply
 
-    def _bind(self, call: ModelCall, model: str) -> Runnable[Any, Any]:
+    async def _bind(self, call: ModelCall, model: str) -> Runnable[Any, Any]:
         """Return the model with the call's tools and options; cached: binding costs more than asking."""
         arguments: dict[str, Any] = {}
         if call.max_output_tokens is not None:
@@ -88,22 +113,43 @@ class LangChainProvider:
         shape = json.dumps([call.tools, call.output_schema, arguments], default=dict)
         bound = self._bound.get((model, shape))
         if bound is None:
-            if call.output_schema is not None:
-                # What is bound to a structured model is lost, so the options go to the model itself.
-                chat = self._model(model, **arguments)
-                bound = chat.with_structured_output(_titled(call.output_schema), include_raw=True)
-            else:
-                chat = self._model(model)
-                tools = [dict(tool) for tool in call.tools]
-                bound = chat.bind_tools(tools, **arguments) if tools else chat.bind(**arguments)
+            bound = await self._new_binding(call, model, arguments)
             if len(self._bound) >= MAX_CACHED_BINDINGS:
                 self._bound.clear()
             self._bound[model, shape] = bound
         return bound
 
-    def _model(self, model: str, **arguments: Any) -> BaseChatModel:
-        if not arguments and model in self._models:
-            return self._models[model]
+    async def _new_binding(
+        self, call: ModelCall, model: str, arguments: dict[str, Any]
+    ) -> Runnable[Any, Any]:
+        known = self._models.get(model)
+        if known is None:
+            known = self._models[model] = await self._open(model)
+        chat = known.chat
+        if call.output_schema is not None:
+            from admiralty.runtime.providers.openai_transport import structured_body
+
+            schema = _titled(call.output_schema)
+            if known.light and (extra := structured_body(chat, schema)):
+                return chat.bind(extra_body=extra, **arguments)
+            # What is bound to a structured model is lost, so the options go to the model itself.
+            own = self._construct(model, **arguments) if arguments else chat
+            return own.with_structured_output(schema, include_raw=True)
+        tools = [dict(tool) for tool in call.tools]
+        return chat.bind_tools(tools, **arguments) if tools else chat.bind(**arguments)
+
+    async def _open(self, model: str) -> _Chat:
+        chat = self._construct(model)
+        if self._name != "openai":
+            return _Chat(chat=chat, light=False)
+        try:
+            from admiralty.runtime.providers.openai_transport import HttpSessions, install
+        except ImportError:  # aiohttp is missing, or the SDK has other names: its own client will do
+            return _Chat(chat=chat, light=False)
+        self._sessions = self._sessions or HttpSessions()
+        return _Chat(chat=chat, light=await install(chat, self._sessions))
+
+    def _construct(self, model: str, **arguments: Any) -> BaseChatModel:
         try:
             chat: BaseChatModel = init_chat_model(
                 model, model_provider=self._name, max_retries=0, **self._options, **arguments
@@ -114,15 +160,13 @@ class LangChainProvider:
             ) from error
         except ValueError as error:
             raise ConfigurationError(f"model {self._name}:{model}: {error}") from error
-        if not arguments:
-            self._models[model] = chat
         return chat
 
     def _reply(self, call: ModelCall, model: str, message: AIMessage, seconds: float) -> ModelReply:
         usage = usage_of(message)
         tier: Tier = call.tier
         return ModelReply(
-            message=AIMessage(content=message.content, tool_calls=message.tool_calls, id=message.id),
+            message=AIMessage(content=message.content, tool_calls=_tool_calls(message), id=message.id),
             model=f"{self._name}:{model}",
             tier=tier,
             usage=usage,
@@ -133,26 +177,52 @@ class LangChainProvider:
         )
 
 
+def _json(message: AIMessage) -> tuple[AIMessage, str | None]:
+    """Return the message and, if its text is not the JSON object that was asked for, what is wrong."""
+    try:
+        parsed = json.loads(str(message.text))
+    except ValueError as error:
+        if message.response_metadata.get("finish_reason") == "length":
+            return message, "it was broken off at the limit of output tokens"
+        return message, str(message.additional_kwargs.get("refusal") or error)
+    return message, None if isinstance(parsed, dict) else "it is no JSON object"
+
+
 def _titled(schema: Mapping[str, Any]) -> dict[str, Any]:
     """LangChain takes a schema's title for the name of the function: it must be there."""
     return {"title": "Answer", **schema}
 
 
-def _structured(result: Mapping[str, Any]) -> AIMessage:
-    """Return the message with the parsed answer as its JSON content."""
-    raw: BaseMessage = result["raw"]
-    if result.get("parsed") is None:
-        problem = result.get("parsing_error") or "no answer in the asked-for form"
-        raise OutputInvalid(f"The model's answer does not fit the schema: {problem}")
-    parsed = result["parsed"]
+def _structured(result: Mapping[str, Any]) -> tuple[AIMessage, str | None]:
+    """Return the message with the parsed answer as its JSON content, or with what is wrong with it."""
+    raw: AIMessage = result["raw"]
+    parsed = result.get("parsed")
+    if parsed is None:
+        return raw, str(result.get("parsing_error") or "no answer in the asked-for form")
     text = parsed.model_dump_json() if hasattr(parsed, "model_dump_json") else json.dumps(parsed)
-    message = cast("AIMessage", raw)
-    return AIMessage(
-        content=text,
-        id=raw.id,
-        usage_metadata=message.usage_metadata,
-        response_metadata=raw.response_metadata,
-    )
+    return raw.model_copy(update={"content": text, "tool_calls": []}), None
+
+
+def _broken_off(error: Exception) -> AIMessage:
+    """Return the message that OpenAI's client keeps in its LengthFinishReasonError, with its usage."""
+    usage = getattr(getattr(error, "completion", None), "usage", None)
+    told = None
+    if usage is not None:
+        into, out = usage.prompt_tokens, usage.completion_tokens
+        told = UsageMetadata(input_tokens=into, output_tokens=out, total_tokens=into + out)
+    return AIMessage(content="", usage_metadata=told, response_metadata={"finish_reason": "length"})
+
+
+def _tool_calls(message: AIMessage) -> list[ToolCall]:
+    """Return the message's tool calls; malformed ones with arguments that every tool refuses.
+
+    So that the model reads what was wrong and can do better, instead of its call being lost.
+    """
+    malformed = [
+        ToolCall(name=call["name"] or "", args={"malformed_arguments": call["args"]}, id=call["id"])
+        for call in message.invalid_tool_calls
+    ]
+    return [*message.tool_calls, *malformed]
 
 
 def usage_of(message: AIMessage) -> Usage:
@@ -187,12 +257,11 @@ def translate(error: Exception, model: str) -> AdmiraltyError:
         return ProviderRejected(text)
     if isinstance(status, int):
         return ProviderUnavailable(text, retry_after=_retry_after(response))
-    if isinstance(error, httpx.TransportError) or "Connection" in type(error).__name__:
-        return ProviderUnavailable(f"{model} cannot be reached: {error}. Is its server running?")
     if "Timeout" in type(error).__name__:
         return ProviderUnavailable(f"{model} did not answer in time: {error}")
-    if isinstance(error, ValueError | TypeError):
-        return InvalidRequest(f"{model} cannot be asked this: {error}")
+    if isinstance(error, httpx.TransportError) or "Connection" in type(error).__name__:
+        return ProviderUnavailable(f"{model} cannot be reached: {error} Is its server running?")
+    # Whatever else the client trips over is an answer that is none.
     return ProviderUnavailable(text)
 
 

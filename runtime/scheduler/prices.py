@@ -22,6 +22,6 @@ def price(provider: str, model: str, usage: Usage) -> Nanos | None:
             model_ref=model,
             provider_id=provider,
         )
-    except LookupError:
+    except (LookupError, ValueError):  # ValueError: a server counted more cached tokens than input
         return None
     return from_dollars(calculation.total_price)

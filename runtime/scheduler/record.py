@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
+from admiralty.core.errors import OutputInvalid
 from admiralty.core.ports import AnswerStream, Clock
 from admiralty.core.values import ModelReply, Usage
 from admiralty.runtime.scheduler.pipeline import Attempt, Next
@@ -27,21 +28,26 @@ class Record:
 
     async def __call__(self, attempt: Attempt, following: Next) -> AnswerStream:
         started = self._clock.monotonic()
+        recorded = False
         try:
             async with aclosing(following(attempt)) as stream:
                 async for chunk in stream:
                     if isinstance(chunk, ModelReply):
+                        recorded = True  # also if the caller goes while it is being written
                         await self._add(self._record(attempt, started, "ok", chunk))
                     yield chunk
         except (asyncio.CancelledError, GeneratorExit):
             # The caller has gone; the record must be written all the same, without awaiting here.
-            record = self._record(attempt, started, "cancelled", None)
-            task = asyncio.ensure_future(self._add(record))
-            self._late.add(task)
-            task.add_done_callback(self._late.discard)
+            if not recorded:
+                record = self._record(attempt, started, "cancelled", None)
+                task = asyncio.ensure_future(self._add(record))
+                self._late.add(task)
+                task.add_done_callback(self._late.discard)
             raise
         except Exception as error:
-            await self._add(self._record(attempt, started, "error", None, str(error)))
+            if not recorded:
+                reply = error.reply if isinstance(error, OutputInvalid) else None
+                await self._add(self._record(attempt, started, "error", reply, str(error)))
             raise
 
     def _record(

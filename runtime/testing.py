@@ -1,0 +1,93 @@
+"""A scheduler that answers from a script: for tests of fleets, without any model.
+
+``fleet.local(scheduler=ScriptedScheduler(...))`` runs everything above the models as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langchain_core.messages.tool import ToolCall
+
+from admiralty.core.errors import ProviderUnavailable
+from admiralty.core.ids import new_id
+from admiralty.core.money import Nanos
+from admiralty.core.ports import AnswerStream
+from admiralty.core.values import ModelCall, ModelReply, TokenDelta, Usage
+
+Answer = str | Mapping[str, Any] | AIMessage | Exception
+"""Text, a structured output, a message with tool calls (see :func:`calls`), or an error to raise."""
+
+Script = Callable[[ModelCall], Answer | Awaitable[Answer]]
+"""Decides on an answer by the call: its agent, its messages, its tools."""
+
+
+def calls(*wanted: tuple[str, Mapping[str, Any]], text: str = "") -> AIMessage:
+    """Return an answer that asks for tools: ``calls(("order_status", {"order_id": "#W1"}))``."""
+    return AIMessage(
+        content=text,
+        tool_calls=[ToolCall(name=name, args=dict(args), id=new_id("call")) for name, args in wanted],
+    )
+
+
+class ScriptedScheduler:
+    """Answers model calls with ``answers`` in order, or each as a script decides.
+
+    Text streams word by word. Each call counts 10 tokens in, 5 out, and costs 1000 nano-dollars.
+    """
+
+    def __init__(self, answers: Iterable[Answer] | Script) -> None:
+        if callable(answers):
+            self._script: Script = answers
+        else:
+            rest = iter(answers)
+            self._script = lambda call: next(rest, _exhausted(call))
+        self.calls: list[ModelCall] = []
+        """Every call so far, in order."""
+
+    def stream(self, call: ModelCall) -> AnswerStream:
+        return self._stream(call)
+
+    async def _stream(self, call: ModelCall) -> AsyncGenerator[TokenDelta | ModelReply, None]:
+        message = await self._answer(call)
+        if call.output_schema is None:
+            for piece in re.findall(r"\s*\S+\s*$|\s*\S+", str(message.text)):
+                await asyncio.sleep(0)
+                yield TokenDelta(text=piece)
+        yield _reply(call, message)
+
+    async def complete(self, call: ModelCall) -> ModelReply:
+        return _reply(call, await self._answer(call))
+
+    async def _answer(self, call: ModelCall) -> AIMessage:
+        self.calls.append(call)
+        answer = self._script(call)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, AIMessage):
+            return answer
+        return AIMessage(answer if isinstance(answer, str) else json.dumps(answer))
+
+
+def _exhausted(call: ModelCall) -> Exception:
+    return ProviderUnavailable(f"The script has no answer for another call of {call.caller.agent}.")
+
+
+def _reply(call: ModelCall, message: AIMessage) -> ModelReply:
+    return ModelReply(
+        message=message,
+        model="scripted:model",
+        tier=call.tier,
+        usage=Usage(input_tokens=10, output_tokens=5),
+        cost=Nanos(1000),
+        seconds=0.0,
+        metadata={"method": "script"},
+    )
