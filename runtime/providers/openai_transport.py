@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
+from urllib import request as urllib
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -73,7 +74,7 @@ class HttpSessions:
             trusted = ssl.create_default_context()
             trusted.load_verify_locations(certifi.where())  # a slim container has no certificates of its own
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=trusted)
-            session = aiohttp.ClientSession(connector=connector, trust_env=True, auto_decompress=True)
+            session = aiohttp.ClientSession(connector=connector)
             self._sessions[loop] = session
         return session
 
@@ -224,7 +225,7 @@ async def install(chat: Any, sessions: HttpSessions) -> bool:
         return False
     if chat.http_async_client or chat.openai_proxy or dict(client.default_query):
         return False
-    if "Authorization" not in _headers(client):
+    if "Authorization" not in _headers(client) or _behind_proxy(client):
         return False
     original = chat.async_client
     try:
@@ -339,6 +340,13 @@ def _object(data: bytes) -> dict[str, Any]:
 
 _ABSENT = (openai.NotGiven, openai.Omit)
 """What the SDK's callers pass for a parameter that is not there."""
+
+
+def _behind_proxy(client: openai.AsyncOpenAI) -> bool:
+    """Return whether the environment names a proxy for the server."""
+    proxies = urllib.getproxies_environment()
+    named = any(proxies.get(scheme) for scheme in (client.base_url.scheme, "all"))
+    return named and not urllib.proxy_bypass(client.base_url.host)
 
 
 def _headers(client: openai.AsyncOpenAI) -> dict[str, str]:
