@@ -24,7 +24,8 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "approve": ("approve", "approving", "reject", "rejecting"),
     "send": ("send", "sending", "forward", "ship", "redirect", "reroute", "deliver"),
     "set": (
-        "set", "make that", "make it", "make this", "pay with", "pay by", "pay using", "pay order", "pay the order",
+        "set", "make that", "make it", "make this", "pay with", "pay by", "pay using", "pay order",
+        "pay the order",
         "pay my order", "pay for", "pay it", "charge", "use my", "use the", "upgrade", "downgrade",
     ),
     "transfer": ("transfer", "transferring", "escalate"),
@@ -32,7 +33,8 @@ ACTIONS: dict[str, tuple[str, ...]] = {
 """Words by which people ask for an action, under the verb that tools are named by."""
 
 WEAK_ACTIONS = frozenset({
-    "refund", "refunded", "money back", "switch", "switching", "add", "open", "book", *ACTIONS["send"], *ACTIONS["set"],
+    "refund", "refunded", "money back", "switch", "switching", "add", "open", "book",
+    *ACTIONS["send"], *ACTIONS["set"],
 })  # fmt: skip
 """These also occur as details of another request: alone they ask, beside another action they do not."""
 

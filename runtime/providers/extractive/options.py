@@ -13,8 +13,8 @@ from admiralty.runtime.providers.extractive.text import Token, find_all, find_ph
 
 _FILLERS = frozenset({"is", "of", "as", "be", "a", "an", "the", "should", "to", "in"})
 _SMALL = frozenset({
-    "a", "i", "is", "of", "on", "in", "to", "an", "at", "by", "it", "or", "as", "be", "do", "go", "he", "if", "me",
-    "my", "no", "so", "up", "us", "we", "am",
+    "a", "i", "is", "of", "on", "in", "to", "an", "at", "by", "it", "or", "as", "be", "do", "go", "he", "if",
+    "me", "my", "no", "so", "up", "us", "we", "am",
 })  # fmt: skip
 """Words too short and common to be taken for an option's value on their own."""
 _INSTEAD = ("instead of", "rather than", "as opposed to", "not the")

@@ -38,16 +38,16 @@ def inquiry(transcript: Transcript, tools: Toolbox, *, only_questions: bool = Fa
     An answer to ``who are you?`` asks again what was asked before it. Empty if nothing is asked.
     With ``only_questions``, nothing but plain questions counts.
     """
-    _, questions, rest = split_requests(transcript.current.text)
+    _, questions, rest = split_requests(transcript.current.text, tools.own_verbs)
     if questions:
-        return " ".join(questions) + (f" . {rest}" if rest and find_person([rest]) is None else "")
+        return " ".join(questions) + (f" . {rest}" if rest and not _is_identification(rest) else "")
     if only_questions:
         return ""
     if rest and (_topics(rest) or _ids(rest, tools)) and not _is_identification(rest):
         return rest
     if rest and _is_identification(rest):
         for turn in reversed(transcript.turns[:-1]):
-            requests, questions, before = split_requests(turn.text)
+            requests, questions, before = split_requests(turn.text, tools.own_verbs)
             if requests:
                 return ""
             if questions or _topics(before):

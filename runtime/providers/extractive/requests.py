@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from admiralty.runtime.providers.extractive import lexicon
@@ -102,11 +103,18 @@ class _Found:
     size: int
 
 
-def _actions(toks: list[Token]) -> list[_Found]:
+@lru_cache(maxsize=32)
+def _phrases(verbs: tuple[str, ...]) -> list[tuple[str, str, list[str]]]:
+    """Return (verb, phrase, its words) of all that asks for an action, longest first."""
+    said = lexicon.ACTIONS | {verb: (verb, f"{verb}ing", f"{verb.removesuffix('e')}ing") for verb in verbs}
+    phrases = [(verb, phrase, words(phrase)) for verb, forms in said.items() for phrase in forms]
+    return sorted(phrases, key=lambda item: -len(item[2]))
+
+
+def _actions(toks: list[Token], verbs: tuple[str, ...]) -> list[_Found]:
     """Return the action words in order, longest first at each place."""
     texts = [token.text for token in toks]
-    phrases = [(verb, phrase, words(phrase)) for verb, said in lexicon.ACTIONS.items() for phrase in said]
-    phrases.sort(key=lambda item: -len(item[2]))
+    phrases = _phrases(verbs)
     found: list[_Found] = []
     at = 0
     while at < len(texts):
@@ -158,13 +166,16 @@ def is_question(clause: str) -> bool:
     return clause.rstrip().endswith("?") and not plain.startswith("i ")
 
 
-def split_requests(text: str) -> tuple[list[tuple[str, str]], list[str], str]:
-    """Return the requests of a message as (verb, clause), its questions, and all that is neither."""
+def split_requests(text: str, verbs: tuple[str, ...] = ()) -> tuple[list[tuple[str, str]], list[str], str]:
+    """Return the requests of a message as (verb, clause), its questions, and all that is neither.
+
+    ``verbs`` are asked for by their own names, besides those of the lexicon.
+    """
     requests: list[tuple[str, str]] = []
     questions: list[str] = []
     rest: list[str] = []
     for sentence in sentences(text):
-        clauses = _clauses(sentence)
+        clauses = _clauses(sentence, verbs)
         if not clauses:
             if is_question(sentence):
                 questions.append(sentence)
@@ -184,10 +195,10 @@ def split_requests(text: str) -> tuple[list[tuple[str, str]], list[str], str]:
     return requests, questions, " ".join(rest)
 
 
-def _clauses(sentence: str) -> list[tuple[str, str, bool]]:
+def _clauses(sentence: str, verbs: tuple[str, ...]) -> list[tuple[str, str, bool]]:
     """Cut a sentence before each further action that begins a request of its own."""
     toks = tokens(sentence)
-    found = _actions(toks)
+    found = _actions(toks, verbs)
     if not found:
         return []
     starts = [(found[0], 0)]
@@ -216,12 +227,6 @@ def says_no(text: str) -> bool:
     return bool(_NO.match(text)) and len(words(text)) <= 8 and not re.search(r"\d|instead|use|rather", text)
 
 
-def is_bare(text: str) -> bool:
-    """Return whether a message is an answer rather than a new matter: no request, no question."""
-    requests, questions, _ = split_requests(text)
-    return not requests and not questions
-
-
 # -- following requests through the turns -----------------------------------------------------------
 
 
@@ -244,7 +249,7 @@ def follow(transcript: Transcript, tools: Toolbox, blocked: Blocked) -> list[Goa
 
 def _hear(goals: list[Goal], turn: Turn, index: int, tools: Toolbox, current: Goal | None) -> list[Goal]:
     asked = next((goal for goal in goals if goal.status == "asked" and goal.touched == index - 1), None)
-    requests, questions, rest = split_requests(turn.text)
+    requests, questions, rest = split_requests(turn.text, tools.own_verbs)
     if asked and is_affirmation(turn.text):
         goals = _swap(goals, asked, replace(asked, status="confirmed", touched=index))
         asked = next(goal for goal in goals if goal.status == "confirmed" and goal.touched == index)

@@ -134,6 +134,11 @@ class Toolbox:
         return tuple(spec for spec in self.specs if spec.is_write)
 
     @property
+    def own_verbs(self) -> tuple[str, ...]:
+        """Verbs of changing tools that the lexicon does not know: people say them as they are."""
+        return tuple(sorted({spec.verb for spec in self.writes} - set(ACTIONS)))
+
+    @property
     def finders(self) -> tuple[ToolSpec, ...]:
         return tuple(spec for spec in self.specs if spec.is_finder)
 
