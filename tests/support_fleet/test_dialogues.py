@@ -43,7 +43,7 @@ async def test_an_unknown_customer_is_asked_again_and_told_nothing(talk: Talk) -
     assert "processed" not in answer
 
 
-@pytest.mark.requirement("support.confirm")
+@pytest.mark.requirement("extractive.confirm")
 async def test_an_order_is_cancelled_only_after_a_yes(talk: Talk) -> None:
     asked = await talk.say(f"Please cancel order #W1001001, I ordered it by mistake. {MAYA}")
     assert ASKS in asked
@@ -57,7 +57,7 @@ async def test_an_order_is_cancelled_only_after_a_yes(talk: Talk) -> None:
     assert talk.order("#W1001001")["cancel_reason"] == "ordered by mistake"
 
 
-@pytest.mark.requirement("support.confirm")
+@pytest.mark.requirement("extractive.confirm")
 async def test_after_a_no_nothing_is_changed(talk: Talk) -> None:
     await talk.say(f"Please cancel order #W1001001, no longer needed. {MAYA}")
     answer = await talk.say("no")
