@@ -26,6 +26,7 @@ SURE = 0.1
 """Margin over the next label below which a message in a conversation stays with who answered last."""
 _SHORT = 4
 _ENTITY = re.compile(r"\S*@\S+|#?\b\w*\d\w*\b|\b\w+_\w+\b")
+_ID = re.compile(r"\S*@\S+|#?\b[A-Za-z_]*\d{3,}\b")
 _WHO = re.compile(
     r"\b(?:my (?:full )?name is|i am|i'm|this is|my e-?mail(?: address)? is|my zip(?: code)? is|e-?mail|"
     r"zip(?: code)?|name|you|are|and|is|it|it's|the|my|order|id|number|sure|here)\b",
@@ -73,7 +74,8 @@ class StructuredAnswers:
         async with self._lock:
             if agent not in self._classifiers:
                 embedder = cast("Embedder", self._embedder)  # of either, only embed() is used
-                self._classifiers[agent] = await IntentClassifier.fit(embedder, examples)
+                known = {label: [_without_ids(text) for text in texts] for label, texts in examples.items()}
+                self._classifiers[agent] = await IntentClassifier.fit(embedder, known)
             return self._classifiers[agent]
 
 
@@ -95,8 +97,13 @@ async def _predict(
 async def _of_message(classifier: IntentClassifier, text: str) -> Prediction:
     """Predict each sentence that says more than who is speaking, and keep the surest."""
     telling = [part for part in sentences(text) if not is_follow_up(part)] or [text]
-    predictions = [await classifier.predict(part) for part in telling]
+    predictions = [await classifier.predict(_without_ids(part)) for part in telling]
     return max(predictions, key=lambda item: item.confidence)
+
+
+def _without_ids(text: str) -> str:
+    """Return ``text`` without ids and the like: which one is meant says nothing of what is wanted."""
+    return _ID.sub("", text).strip() or text
 
 
 def is_follow_up(text: str) -> bool:
