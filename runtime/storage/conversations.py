@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.dialects import postgresql, sqlite
 
 from admiralty.core.clock import SystemClock
 from admiralty.core.errors import Conflict, NotFound
@@ -86,7 +86,7 @@ class ConversationStore:
             "created_at": now,
             "updated_at": now,
         }
-        await self._database.write(lambda c: c.execute(conversations.insert().values(**values)) and None)
+        await self._database.write(lambda c: c.execute(_ADD_CONVERSATION, values) and None)
         return Conversation(**values)
 
     async def get(self, identity: Identity, conversation_id: str) -> Conversation:
@@ -118,13 +118,12 @@ class ConversationStore:
     def _start_run(
         self, connection: Connection, identity: Identity, conversation_id: str, message: str
     ) -> Run:
-        conversation = _get(connection, identity, conversation_id)
         now = self._clock.now()
-        self._fail_abandoned(connection, conversation_id, now)
+        turn = _get(connection, identity, conversation_id).turns + 1
         values: dict[str, Any] = {
             "id": new_id("run"),
             "conversation_id": conversation_id,
-            "turn": conversation.turns + 1,
+            "turn": turn,
             "status": "running",
             "message": message,
             "answer": None,
@@ -132,36 +131,21 @@ class ConversationStore:
             "started_at": now,
             "finished_at": None,
         }
-        try:
-            with connection.begin_nested():
-                connection.execute(
-                    runs.insert().values(owner=self._owner, lease_until=now + LEASE_SECONDS, **values)
+        add = _ADD_RUN[connection.dialect.name]
+        row = {"owner": self._owner, "lease_until": now + LEASE_SECONDS, **values}
+        if connection.execute(add, row).first() is None:
+            connection.execute(_FAIL_ABANDONED, {"conversation": conversation_id, "now": now})
+            if connection.execute(add, row).first() is None:
+                raise Conflict(
+                    "The conversation is still answering an earlier message. Wait for its `done` event.",
+                    conversation_id=conversation_id,
                 )
-        except IntegrityError:
-            raise Conflict(
-                "The conversation is still answering an earlier message. Wait for its `done` event.",
-                conversation_id=conversation_id,
-            ) from None
-        connection.execute(
-            conversations.update()
-            .where(conversations.c.id == conversation_id)
-            .values(turns=conversation.turns + 1, updated_at=now)
-        )
-        said = Event(type="message", data={"role": "user", "content": message, "turn": values["turn"]})
-        _append(connection, conversation_id, values["id"], [said], now)
+        # The conversation comes after its run, here as in finish_run: two orders would be a deadlock.
+        counted = {"conversation": conversation_id, "turn": turn, "now": now}
+        last: int = connection.execute(_COUNT_TURN, counted).scalar_one()
+        said = Event(type="message", data={"role": "user", "content": message, "turn": turn})
+        _insert_events(connection, conversation_id, values["id"], [said], now, last=last)
         return Run(**values)
-
-    def _fail_abandoned(self, connection: Connection, conversation_id: str, now: float) -> None:
-        error = {"title": "The process that was answering ended.", "code": "run_interrupted"}
-        connection.execute(
-            runs.update()
-            .where(
-                runs.c.conversation_id == conversation_id,
-                runs.c.status == "running",
-                runs.c.lease_until < now,
-            )
-            .values(status="failed", error=error, finished_at=now)
-        )
 
     async def renew(self, run_ids: Sequence[str]) -> None:
         """Keep runs of this process alive for another lease."""
@@ -186,11 +170,9 @@ class ConversationStore:
         now = self._clock.now()
 
         def finish(connection: Connection) -> bool:
-            changed = connection.execute(
-                runs.update()
-                .where(runs.c.id == run.id, runs.c.status == "running", runs.c.owner == self._owner)
-                .values(status=status, answer=answer, error=error, finished_at=now)
-            ).rowcount
+            outcome = {"status": status, "answer": answer, "error": error, "finished_at": now}
+            named = {"run": run.id, "of": self._owner}
+            changed = connection.execute(_FINISH_RUN, named | outcome).rowcount
             if changed:
                 _append(connection, run.conversation_id, run.id, happened, now)
             return bool(changed)
@@ -235,12 +217,52 @@ class ConversationStore:
         return await self._database.read(select)
 
 
+# Statements are made once: making one costs as much as executing it.
+_ADD_CONVERSATION = conversations.insert()
+_GET_CONVERSATION = sa.select(conversations).where(
+    conversations.c.id == sa.bindparam("conversation"), conversations.c.tenant == sa.bindparam("of_tenant")
+)
+_COUNT_TURN = (
+    conversations.update()
+    .where(conversations.c.id == sa.bindparam("conversation"))
+    .values(turns=sa.bindparam("turn"), events=conversations.c.events + 1, updated_at=sa.bindparam("now"))
+    .returning(conversations.c.events)
+)
+# No row is added where a run of the conversation is alive: the index on live runs is in the way.
+_ADD_RUN = {
+    "sqlite": sqlite.insert(runs).on_conflict_do_nothing().returning(runs.c.id),
+    "postgresql": postgresql.insert(runs).on_conflict_do_nothing().returning(runs.c.id),
+}
+_FAIL_ABANDONED = (
+    runs.update()
+    .where(
+        runs.c.conversation_id == sa.bindparam("conversation"),
+        runs.c.status == "running",
+        runs.c.lease_until < sa.bindparam("now"),
+    )
+    .values(
+        status="failed",
+        error={"title": "The process that was answering ended.", "code": "run_interrupted"},
+        finished_at=sa.bindparam("now"),
+    )
+)
+_FINISH_RUN = (  # sets what it is executed with besides
+    runs.update().where(
+        runs.c.id == sa.bindparam("run"), runs.c.status == "running", runs.c.owner == sa.bindparam("of")
+    )
+)
+_COUNT_EVENTS = (
+    conversations.update()
+    .where(conversations.c.id == sa.bindparam("conversation"))
+    .values(events=conversations.c.events + sa.bindparam("more"), updated_at=sa.bindparam("now"))
+    .returning(conversations.c.events)
+)
+_ADD_EVENTS = events.insert()
+
+
 def _get(connection: Connection, identity: Identity, conversation_id: str) -> Conversation:
-    row = connection.execute(
-        sa.select(conversations).where(
-            conversations.c.id == conversation_id, conversations.c.tenant == identity.tenant
-        )
-    ).first()
+    named = {"conversation": conversation_id, "of_tenant": identity.tenant}
+    row = connection.execute(_GET_CONVERSATION, named).first()
     if row is None:
         raise NotFound(f"There is no conversation {conversation_id!r}.")
     return _conversation(row)
@@ -256,15 +278,24 @@ def _append(
     """Store events under the next numbers; the conversation's counter makes them gapless."""
     if not happened:
         return
-    last: int = connection.execute(
-        conversations.update()
-        .where(conversations.c.id == conversation_id)
-        .values(events=conversations.c.events + len(happened), updated_at=now)
-        .returning(conversations.c.events)
-    ).scalar_one()
+    counted = {"conversation": conversation_id, "more": len(happened), "now": now}
+    last: int = connection.execute(_COUNT_EVENTS, counted).scalar_one()
+    _insert_events(connection, conversation_id, run_id, happened, now, last=last)
+
+
+def _insert_events(
+    connection: Connection,
+    conversation_id: str,
+    run_id: str,
+    happened: Sequence[Event],
+    now: float,
+    *,
+    last: int,
+) -> None:
+    """Store events under the numbers that end with ``last``."""
     first = last - len(happened) + 1
     connection.execute(
-        events.insert(),
+        _ADD_EVENTS,
         [
             {
                 "conversation_id": conversation_id,

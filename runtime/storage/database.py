@@ -1,8 +1,8 @@
 """One database: a writer thread that commits many waiting writes at once, and pooled readers.
 
 A commit is what costs (a flush to disk, a round trip), not the statements; so writes that arrive
-while one is being committed share the next commit. Each write runs in a savepoint: one that fails
-takes nothing of its neighbours with it. ``write`` returns after the commit, never before.
+while one is being committed share the next commit. Each write that shares runs in a savepoint: one that
+fails takes nothing of its neighbours with it. ``write`` returns after the commit, never before.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,14 +122,17 @@ class Database:
         group = [item for item in group if item[1].set_running_or_notify_cancel()]
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
-            with self._engine.connect() as connection, connection.begin():
+            with self._engine.connect() as connection, connection.begin() as transaction:
                 for work, future in group:
                     try:
-                        with connection.begin_nested():
+                        # A savepoint costs two statements; a write on its own can do without.
+                        with connection.begin_nested() if len(group) > 1 else nullcontext():
                             outcomes.append((future, work(connection), None))
                     except Exception as error:
                         if self._transaction_is_lost(connection, error):
                             raise _first(error) from None
+                        if len(group) == 1:
+                            transaction.rollback()
                         failure = _unavailable(error) if isinstance(error, OperationalError) else error
                         outcomes.append((future, None, failure))
         except BaseException as error:

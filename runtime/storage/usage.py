@@ -16,6 +16,8 @@ from admiralty.runtime.storage.tables import model_calls
 
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 
+_ADD = model_calls.insert()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCallRecord:
@@ -76,7 +78,7 @@ class ModelCallLog:
             "at": record.at,
         }
         values |= {name: getattr(record.usage, name) for name in _TOKENS}
-        await self._database.write(lambda c: c.execute(model_calls.insert(), values) and None)
+        await self._database.write(lambda c: c.execute(_ADD, values) and None)
 
     async def by_conversation(self, conversation_id: str) -> Sequence[UsageLine]:
         """Return a conversation's calls, summed by agent, tier and model."""
