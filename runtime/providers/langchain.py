@@ -15,8 +15,14 @@ from typing import TYPE_CHECKING, Any, cast
 import httpx
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, ToolCall, message_chunk_to_message
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    ToolCall,
+    message_chunk_to_message,
+)
 from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import invalid_tool_call
 from langchain_core.runnables import Runnable
 
 from admiralty.core.errors import (
@@ -32,17 +38,17 @@ from admiralty.core.values import ModelCall, ModelReply, Tier, TokenDelta, Usage
 from admiralty.runtime.scheduler.prices import price
 
 if TYPE_CHECKING:
-    from admiralty.runtime.providers.openai_transport import HttpSessions
+    from admiralty.runtime.providers.openai_transport import HttpSessions, LightBinding, LightChat
 
 MAX_CACHED_BINDINGS = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Chat:
-    """A vendor's model, and whether the light transport is below it."""
+    """A vendor's model, and the same over the light transport, where it has one."""
 
     chat: BaseChatModel
-    light: bool
+    light: LightChat | None = None
 
 
 class LangChainProvider:
@@ -56,7 +62,7 @@ class LangChainProvider:
         self._clock = clock
         self._options = options
         self._models: dict[str, _Chat] = {}
-        self._bound: dict[tuple[str, str], Runnable[Any, Any]] = {}
+        self._bound: dict[tuple[str, str], Runnable[Any, Any] | LightBinding] = {}
         self._sessions: HttpSessions | None = None
 
     @property
@@ -89,7 +95,7 @@ class LangChainProvider:
                             yield TokenDelta(text=text)
                 if whole is None:
                     raise ProviderUnavailable(f"{self._name}:{model} sent an empty stream.")
-                message = cast("AIMessage", message_chunk_to_message(whole))
+                message = _joined(whole)
         except AdmiraltyError:
             raise
         except Exception as error:
@@ -101,7 +107,7 @@ class LangChainProvider:
             raise OutputInvalid(f"The answer of {reply.model} does not fit the schema: {misfit}", reply=reply)
         yield reply
 
-    async def _bind(self, call: ModelCall, model: str) -> Runnable[Any, Any]:
+    async def _bind(self, call: ModelCall, model: str) -> Runnable[Any, Any] | LightBinding:
         """Return the model with the call's tools and options; cached: binding costs more than asking."""
         arguments: dict[str, Any] = {}
         if call.max_output_tokens is not None:
@@ -121,45 +127,49 @@ class LangChainProvider:
 
     async def _new_binding(
         self, call: ModelCall, model: str, arguments: dict[str, Any]
-    ) -> Runnable[Any, Any]:
+    ) -> Runnable[Any, Any] | LightBinding:
         known = self._models.get(model)
         if known is None:
             known = self._models[model] = await self._open(model)
-        chat = known.chat
+        chat, light = known.chat, known.light
         if call.output_schema is not None:
-            from admiralty.runtime.providers.openai_transport import structured_body
-
             schema = _titled(call.output_schema)
-            if known.light and (extra := structured_body(chat, schema)):
-                return chat.bind(extra_body=extra, **arguments)
+            if light is not None:
+                from admiralty.runtime.providers.openai_transport import response_format
+
+                bound = light.bind({"response_format": response_format(schema), **arguments})
+                if bound is not None:
+                    return bound
             # What is bound to a structured model is lost, so the options go to the model itself.
             own = self._construct(model, **arguments) if arguments else chat
             return own.with_structured_output(schema, include_raw=True)
         tools = [dict(tool) for tool in call.tools]
-        return chat.bind_tools(tools, **arguments) if tools else chat.bind(**arguments)
+        usual: Any = chat.bind_tools(tools, **arguments) if tools else chat.bind(**arguments)
+        return (light.bind(usual.kwargs) if light is not None else None) or usual
 
     async def _open(self, model: str) -> _Chat:
         chat = self._construct(model)
         if self._name != "openai":
-            return _Chat(chat=chat, light=False)
+            return _Chat(chat=chat)
         try:
-            from admiralty.runtime.providers.openai_transport import HttpSessions, install
+            from admiralty.runtime.providers.openai_transport import HttpSessions, open_light
         except ImportError:  # aiohttp is missing, or the SDK has other names: its own client will do
-            return _Chat(chat=chat, light=False)
+            return _Chat(chat=chat)
         self._sessions = self._sessions or HttpSessions()
-        return _Chat(chat=chat, light=await install(chat, self._sessions))
+        return _Chat(chat=chat, light=await open_light(chat, self._sessions))
 
     def _construct(self, model: str, **arguments: Any) -> BaseChatModel:
         try:
             chat: BaseChatModel = init_chat_model(
                 model, model_provider=self._name, max_retries=0, **self._options, **arguments
             )
-        except ImportError as error:
+        except ImportError as error:  # it names the package to install
+            raise ConfigurationError(f"models = {self._name}:{model}: {_line(error)}") from error
+        except Exception as error:  # an unknown vendor, a missing key: each vendor's client has its own kind
             raise ConfigurationError(
-                f"Models of {self._name} need a package: {error}. Run: pip install 'admiralty[{self._name}]'."
+                f"models = {self._name}:{model}: {_line(error)} "
+                "Check the name, and that the vendor's key is set."
             ) from error
-        except ValueError as error:
-            raise ConfigurationError(f"model {self._name}:{model}: {error}") from error
         return chat
 
     def _reply(self, call: ModelCall, model: str, message: AIMessage, seconds: float) -> ModelReply:
@@ -175,6 +185,10 @@ class LangChainProvider:
             finish_reason=_finish_reason(message),
             metadata={"method": "model"},
         )
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _json(message: AIMessage) -> tuple[AIMessage, str | None]:
@@ -211,6 +225,26 @@ def _broken_off(error: Exception) -> AIMessage:
         into, out = usage.prompt_tokens, usage.completion_tokens
         told = UsageMetadata(input_tokens=into, output_tokens=out, total_tokens=into + out)
     return AIMessage(content="", usage_metadata=told, response_metadata={"finish_reason": "length"})
+
+
+def _joined(whole: AIMessageChunk) -> AIMessage:
+    """Return a stream's chunks as one message, its tool calls read strictly.
+
+    LangChain completes the arguments of a call that was cut off, so that half a list looks whole.
+    """
+    calls, malformed = [], []
+    for chunk in whole.tool_call_chunks:
+        name, told = chunk["name"] or "", chunk["args"] or "{}"
+        try:
+            arguments = json.loads(told)
+        except ValueError:
+            arguments = None
+        if isinstance(arguments, dict):
+            calls.append(ToolCall(name=name, args=arguments, id=chunk["id"]))
+        else:
+            malformed.append(invalid_tool_call(name=name, args=told, id=chunk["id"]))
+    message = cast("AIMessage", message_chunk_to_message(whole))
+    return message.model_copy(update={"tool_calls": calls, "invalid_tool_calls": malformed})
 
 
 def _tool_calls(message: AIMessage) -> list[ToolCall]:

@@ -1,12 +1,12 @@
-"""A light transport below LangChain's ``ChatOpenAI``, in the place of the OpenAI SDK's ``chat.completions``.
+"""OpenAI-compatible servers asked over aiohttp, beside LangChain's ``ChatOpenAI``.
 
-The SDK costs 3 to 7 ms of processor time a call (it walks types over every message and builds models
-of every chunk), more than all the rest of a turn; JSON over aiohttp costs 0.3. See
+The OpenAI SDK below ChatOpenAI costs 3 to 7 ms of processor time a call (it walks types over every
+message and builds models of every chunk), more than all the rest of a turn; this costs 0.4. See
 docs/decisions/0004-openai-transport.md.
 
-Only the two ways in which ``ChatOpenAI`` asks for chat completions are replaced. Everything else
-still reaches the SDK, and before a model is given the transport, both ways are tried on a canned answer
-(``install``): if another version of LangChain wants something else, the SDK stays.
+ChatOpenAI, made by ``init_chat_model`` as ever, still holds the settings and converts messages both
+ways. That uses methods of it that are not public, so they are tried on a canned answer before
+(``open_light``): if another version of LangChain has others, the SDK's client is used.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, cast
 from urllib import request as urllib
 from weakref import WeakKeyDictionary
 
 import aiohttp
 import certifi
 import openai
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_openai import ChatOpenAI
 
 logger = logging.getLogger(__name__)
@@ -123,10 +122,10 @@ class Server:
         except aiohttp.ClientError as error:
             raise BrokenConnection(f"{str(error) or type(error).__name__}.") from error
 
-    async def whole(self, payload: dict[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
-        """Return the answer and the response's headers."""
+    async def whole(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer."""
         async with self.post(payload) as response:
-            return _object(await response.read()), response.headers
+            return _object(await response.read())
 
     async def chunks(self, payload: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the chunks of a streamed answer."""
@@ -140,117 +139,86 @@ class Server:
                 yield chunk
 
 
-class Completions:
-    """Stands where the SDK's ``chat.completions`` stands; what it does not know, the SDK does."""
+class LightChat:
+    """Asks a ChatOpenAI's model over a Server: payloads and messages are converted by ChatOpenAI itself."""
 
-    def __init__(self, server: Any, original: Any) -> None:
+    def __init__(self, chat: ChatOpenAI, server: Any) -> None:
+        self._chat = chat
         self._server = server
-        self._original = original
-        self.with_raw_response = _RawCompletions(server, original.with_raw_response)
 
-    async def create(self, **payload: Any) -> Any:
-        """Begin a streamed answer."""
-        if not payload.get("stream"):
-            return await self._original.create(**payload)
-        chunks = Chunks(self._server.chunks(payload))
-        await chunks.begin()
-        return chunks
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._original, name)
+    def bind(self, options: Mapping[str, Any]) -> LightBinding | None:
+        """Return the model with these options; ``None`` if it must be asked by OpenAI's other door."""
+        if self._chat._use_responses_api(dict(options)):
+            return None
+        return LightBinding(self._chat, self._server, options)
 
 
-class _RawCompletions:
-    def __init__(self, server: Any, original: Any) -> None:
+class LightBinding:
+    """A model with its options, in the form of LangChain's Runnable."""
+
+    def __init__(self, chat: ChatOpenAI, server: Any, options: Mapping[str, Any]) -> None:
+        self._chat = chat
         self._server = server
-        self._original = original
+        self._options = options
 
-    async def create(self, **payload: Any) -> Any:
-        if payload.get("stream"):
-            return await self._original.create(**payload)
+    async def ainvoke(self, messages: list[BaseMessage]) -> AIMessage:
+        """Return the whole answer."""
+        payload = self._chat._get_request_payload(messages, **self._options)
         payload.pop("stream", None)
-        return RawAnswer(*await self._server.whole(payload))
+        document = await self._server.whole(payload)
+        generation = self._chat._create_chat_result(document, {}).generations[0]
+        message = cast("AIMessage", generation.message)
+        message.id = message.id or document.get("id")
+        message.response_metadata.update(generation.generation_info or {})
+        return message
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._original, name)
-
-
-class RawAnswer:
-    """A whole answer as LangChain reads it."""
-
-    def __init__(self, document: dict[str, Any], headers: Mapping[str, str]) -> None:
-        self._document = document
-        self.headers = headers
-
-    def parse(self) -> dict[str, Any]:
-        """Return the answer."""
-        return self._document
-
-
-class Chunks:
-    """A streamed answer as LangChain reads it: a context manager and an iterator."""
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
-        self._first: list[dict[str, Any]] = []
-
-    async def begin(self) -> None:
-        """Wait for the first chunk: what is wrong with a request is told by then."""
-        async for chunk in self._source:
-            self._first.append(chunk)
-            return
-
-    async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        for chunk in self._first:
-            yield chunk
-        async for chunk in self._source:
-            yield chunk
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._source.aclose()
+    async def astream(self, messages: list[BaseMessage]) -> AsyncGenerator[AIMessageChunk, None]:
+        """Yield the answer as it comes, usage last."""
+        told: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+        payload = self._chat._get_request_payload(messages, **self._options, **told)
+        kind: type[Any] = AIMessageChunk
+        async with aclosing(self._server.chunks(payload)) as chunks:
+            async for data in chunks:
+                generation = self._chat._convert_chunk_to_generation_chunk(data, kind, {})
+                if generation is None:
+                    continue
+                chunk = cast("AIMessageChunk", generation.message)
+                kind = type(chunk)
+                chunk.id = chunk.id or data.get("id")
+                chunk.response_metadata.update(generation.generation_info or {})
+                yield chunk
 
 
-async def install(chat: Any, sessions: HttpSessions) -> bool:
-    """Put the transport below ``chat`` if it is a plain ChatOpenAI and works with it; return whether.
+async def open_light(chat: Any, sessions: HttpSessions) -> LightChat | None:
+    """Return ``chat`` over the transport; ``None`` if it is no plain ChatOpenAI or cannot be read so.
 
     Custom clients, proxies and query parameters stay with the SDK, which knows them.
     """
     client = getattr(chat, "root_async_client", None)
     if type(chat) is not ChatOpenAI or type(client) is not openai.AsyncOpenAI:
-        return False
-    if chat.http_async_client or chat.openai_proxy or dict(client.default_query):
-        return False
-    if "Authorization" not in _headers(client) or _behind_proxy(client):
-        return False
-    original = chat.async_client
-    try:
-        chat.async_client = Completions(_Canned(), original)
-        works = await _reads_canned_answers(chat)
-    except Exception:
-        logger.warning("ChatOpenAI does not take the light transport; the SDK is used.", exc_info=True)
-        works = False
-    chat.async_client = Completions(Server(client, sessions), original) if works else original
-    return works
-
-
-def structured_body(chat: Any, schema: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the extra body that asks ``chat`` for JSON of a schema with a title.
-
-    As extra body it takes ChatOpenAI's short way; by its own name it takes the SDK's parser. ``None``
-    for a model that LangChain asks by OpenAI's other door, the responses API, which names it otherwise.
-    """
-    if chat._use_responses_api({}):
         return None
+    if chat.http_async_client or chat.openai_proxy or dict(client.default_query):
+        return None
+    if "Authorization" not in _headers(client) or _behind_proxy(client):
+        return None
+    try:
+        works = await _reads_canned_answers(LightBinding(chat, _Canned(), {}))
+    except Exception:
+        logger.warning("ChatOpenAI cannot be used with the light transport.", exc_info=True)
+        works = False
+    if not works:
+        logger.warning("Another version of langchain-openai than expected: the OpenAI SDK's client is used.")
+        return None
+    return LightChat(chat, Server(client, sessions))
+
+
+def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return OpenAI's ``response_format`` for JSON of a schema with a title."""
     body = {name: value for name, value in schema.items() if name not in ("title", "description", "strict")}
     named = {"name": schema["title"], "strict": schema.get("strict", False), "schema": body}
     if "description" in schema:
         named["description"] = schema["description"]
-    return {"response_format": {"type": "json_schema", "json_schema": named}}
+    return {"type": "json_schema", "json_schema": named}
 
 
 _ANSWER: dict[str, Any] = {
@@ -278,8 +246,8 @@ _ANSWER: dict[str, Any] = {
 class _Canned:
     """Answers in the place of a server."""
 
-    async def whole(self, _: dict[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
-        return _ANSWER, {}
+    async def whole(self, _: dict[str, Any]) -> dict[str, Any]:
+        return _ANSWER
 
     async def chunks(self, _: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         message = _ANSWER["choices"][0]["message"]
@@ -292,10 +260,11 @@ class _Canned:
         yield {**common, "choices": [], "usage": _ANSWER["usage"]}
 
 
-async def _reads_canned_answers(chat: ChatOpenAI) -> bool:
-    whole = await chat.ainvoke("Is it?")
+async def _reads_canned_answers(model: LightBinding) -> bool:
+    asked: list[BaseMessage] = [HumanMessage("Is it?")]
+    whole = await model.ainvoke(asked)
     streamed: AIMessageChunk | None = None
-    async for piece in chat.astream("Is it?"):
+    async for piece in model.astream(asked):
         streamed = piece if streamed is None else streamed + piece
     return all(
         isinstance(message, AIMessage)
