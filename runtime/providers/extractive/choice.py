@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from admiralty.runtime.providers.extractive import lexicon
 from admiralty.runtime.providers.extractive.arguments import fits, named_target, state_of
@@ -10,7 +11,7 @@ from admiralty.runtime.providers.extractive.entities import find_address, find_i
 from admiralty.runtime.providers.extractive.facts import Facts, Record
 from admiralty.runtime.providers.extractive.requests import Goal
 from admiralty.runtime.providers.extractive.schema import Toolbox, ToolSpec
-from admiralty.runtime.providers.extractive.text import has_phrase, humanize, tokens, words
+from admiralty.runtime.providers.extractive.text import has_phrase, humanize, words
 
 _BY_OBJECT = ("send", "set")
 """Verbs that no tool is named by, but that ask to change something: ``ship it to``, ``pay with``."""
@@ -71,18 +72,15 @@ def _finds_address(text: str, spec: ToolSpec) -> bool:
     return "address1" in find_address(text, [param.name for param in spec.address]) if spec.address else False
 
 
+@lru_cache(maxsize=512)
 def _speaks_of_payment(text: str) -> bool:
     """Return whether how to pay is what should change, not only how a difference is paid."""
     if has_phrase(text, ("payment", "pay", "paying", "billing", "charge")):
         return not has_phrase(
             text, ("pay the difference", "pay for the difference", "pay the price difference")
         )
-    toks = [token.text for token in tokens(text)]
-    return any(
-        " ".join(toks[index - 1 : index + 3]).startswith((f"to {way}", f"to my {way}", f"to the {way}"))
-        for index in range(1, len(toks))
-        for way in (*lexicon.WAYS_TO_PAY, "card")
-    )
+    ways = (*lexicon.WAYS_TO_PAY, "card")
+    return has_phrase(text, [f"{to} {way}" for way in ways for to in ("to", "to my", "to the")])
 
 
 def _speaks_of_things(text: str) -> float:

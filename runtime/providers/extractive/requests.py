@@ -18,6 +18,12 @@ from admiralty.runtime.providers.extractive.text import Token, has_phrase, sente
 from admiralty.runtime.providers.extractive.transcript import Call, Transcript, Turn
 from admiralty.tools.confirmation import is_affirmation
 
+
+def _starts(phrases: Iterable[str]) -> re.Pattern[str]:
+    plain = (" ".join(words(phrase.replace("'", ""))) for phrase in phrases)
+    return re.compile(rf"(?:{'|'.join(re.escape(phrase) for phrase in plain)})\b")
+
+
 GoalStatus = Literal["open", "asked", "confirmed", "done", "failed", "declined"]
 
 _PREFIX = re.compile(
@@ -62,6 +68,8 @@ _NO = re.compile(
     re.IGNORECASE,
 )
 _ANYTHING = ("something", "anything", "items", "things", "products", "orders", "goods", "an item", "an order")
+_QUESTION_START = _starts(lexicon.QUESTION_STARTS)
+_REQUEST_START = _starts(lexicon.REQUEST_STARTS)
 _GENERAL = frozenset(
     ["my", "the", "this", "that", "it", "them", "these", "those", "mine", "its", "their"]
 )  # what a request for action points at; a question about rules does without
@@ -150,23 +158,25 @@ def _is_asked(texts: list[str], at: int, size: int, word: str) -> bool:
 def is_question(clause: str) -> bool:
     """Return whether a clause asks to be told something, rather than to have something done."""
     plain = " ".join(words(clause.replace("'", "")))
-    starts = sorted((" ".join(words(start.replace("'", ""))) for start in lexicon.QUESTION_STARTS), key=len)
-    requests = [" ".join(words(start)) for start in lexicon.REQUEST_STARTS]
     plain = re.sub(
         r"^(?:(?:hi|hello|hey|there|thanks|thank you|ok|okay|so|and|also|oh|well|please|yes|no|but)\b\s*)+",
         "",
         plain,
     )
-    if any(re.match(rf"{re.escape(start)}\b", plain) for start in starts):
+    if _QUESTION_START.match(plain):
         return True
-    if any(re.match(rf"{start}\b", plain) for start in requests):
+    if _REQUEST_START.match(plain):
         if has_phrase(plain, _ANYTHING) and not has_phrase(plain, ("my", "the", "these", "both", "all")):
             return True
         return not (_GENERAL & set(plain.split()) or re.search(r"\d{4}", plain))
     return clause.rstrip().endswith("?") and not plain.startswith("i ")
 
 
-def split_requests(text: str, verbs: tuple[str, ...] = ()) -> tuple[list[tuple[str, str]], list[str], str]:
+Parts = tuple[tuple[tuple[str, str], ...], tuple[str, ...], str]
+
+
+@lru_cache(maxsize=512)
+def split_requests(text: str, verbs: tuple[str, ...] = ()) -> Parts:
     """Return the requests of a message as (verb, clause), its questions, and all that is neither.
 
     ``verbs`` are asked for by their own names, besides those of the lexicon.
@@ -192,7 +202,7 @@ def split_requests(text: str, verbs: tuple[str, ...] = ()) -> tuple[list[tuple[s
                 requests[-1] = (requests[-1][0], f"{requests[-1][1]} . {clause}")
             else:
                 requests.append((verb, clause))
-    return requests, questions, " ".join(rest)
+    return tuple(requests), tuple(questions), " ".join(rest)
 
 
 def _clauses(sentence: str, verbs: tuple[str, ...]) -> list[tuple[str, str, bool]]:
@@ -253,7 +263,7 @@ def _hear(goals: list[Goal], turn: Turn, index: int, tools: Toolbox, current: Go
     if asked and is_affirmation(turn.text):
         goals = _swap(goals, asked, replace(asked, status="confirmed", touched=index))
         asked = next(goal for goal in goals if goal.status == "confirmed" and goal.touched == index)
-        requests = [item for item in requests if not _belongs(item[0], item[1], asked, tools)]
+        requests = tuple(item for item in requests if not _belongs(item[0], item[1], asked, tools))
     elif asked and says_no(turn.text):
         return _swap(goals, asked, replace(asked, status="declined", touched=index))
     elif current and says_no(turn.text) and not requests:
