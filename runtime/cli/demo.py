@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,16 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from admiralty.core.errors import AdmiraltyError, ConfigurationError
+from admiralty.core.errors import ConfigurationError
 from admiralty.core.settings import Settings
 from admiralty.runtime.cli.chat import Talk
 from admiralty.runtime.cli.keys import with_keys
 from admiralty.runtime.cli.output import console
+from admiralty.runtime.cli.up import Stop, run_up
 from admiralty.runtime.composition.fleet import data_folder
 from admiralty.runtime.serve import environment
-from admiralty.runtime.serve.cluster import UpRecord, start_time
-
-START_SECONDS = 180.0
+from admiralty.runtime.serve.cluster import UpRecord
 
 CONVERSATION = (
     "Hi, I'm Maya Chen, maya.chen@example.com. What is the status of my order #W1001001?",
@@ -36,26 +32,36 @@ CONVERSATION = (
 def run_demo(settings: Settings) -> None:
     """Hold the demonstration; at a terminal, leave the fleet running until Ctrl-C."""
     began = time.monotonic()
-    home = data_folder(settings)
+    data_folder(settings)
     port = _port(settings.host, settings.port)
     dashboard = _port("127.0.0.1", settings.dashboard_port)
+    settings = settings.model_copy(update={"port": port, "dashboard_port": dashboard})
     secret, _ = with_keys(settings, lambda keys: keys.create(name="demo"))
+    failures: list[BaseException] = []
+
+    def when_up(record: UpRecord, stop: Stop) -> None:
+        try:
+            _show(settings, record, secret, began)
+        except BaseException as error:
+            failures.append(error)
+            stop.request()
+        if not (sys.stdin.isatty() and console.is_terminal):
+            stop.request()
+
     console.rule("[bold]1. The fleet starts")
-    process = _start(home, settings.host, port, dashboard)
-    try:
-        url = _wait(process, home)
-        headers = {"Authorization": f"Bearer {secret}"}
-        with httpx.Client(base_url=url, headers=headers, timeout=180) as client:
-            _converse(client, began)
-        console.rule("[bold]4. How to go on")
-        _how_to_go_on(home, url, secret, port)
-        if sys.stdin.isatty() and console.is_terminal:
-            console.print("\nThe fleet keeps running. Ctrl-C drains and stops it.")
-            process.wait()
-    except KeyboardInterrupt:
-        console.print("\nStopping.")
-    finally:
-        _stop(process)
+    run_up("fleets.support", settings, address=None, beside=True, when_up=when_up)
+    if failures:
+        raise failures[0]
+
+
+def _show(settings: Settings, record: UpRecord, secret: str, began: float) -> None:
+    headers = {"Authorization": f"Bearer {secret}"}
+    with httpx.Client(base_url=record.url, headers=headers, timeout=180) as client:
+        _converse(client, began)
+    console.rule("[bold]4. How to go on")
+    _how_to_go_on(settings, record.url, secret)
+    if sys.stdin.isatty() and console.is_terminal:
+        console.print("\nThe fleet keeps running. Ctrl-C drains and stops it.")
 
 
 def _port(host: str, wanted: int) -> int:
@@ -64,24 +70,6 @@ def _port(host: str, wanted: int) -> int:
     except ConfigurationError:
         return environment.free_port()
     return wanted
-
-
-def _start(home: Path, host: str, port: int, dashboard: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from admiralty.runtime.cli import main; main()", "up", "fleets.support"]
-    options = ["--home", str(home), "--host", host, "--port", str(port), "--dashboard-port", str(dashboard)]
-    return subprocess.Popen([*command, *options, "--beside-other-ray"], stdin=subprocess.DEVNULL)  # noqa: S603
-
-
-def _wait(process: subprocess.Popen[bytes], home: Path) -> str:
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            raise AdmiraltyError("The fleet did not start; `admiralty doctor` says what is missing.")
-        record = UpRecord.read(home)
-        if record and record.pid == process.pid and start_time(record.pid) == record.started:
-            return record.url
-        time.sleep(0.1)
-    raise AdmiraltyError(f"The fleet was not up after {START_SECONDS:g} s.")
 
 
 def _converse(client: httpx.Client, began: float) -> None:
@@ -136,22 +124,13 @@ def cost_table(view: dict[str, Any]) -> Table:
     return table
 
 
-def _how_to_go_on(home: Path, url: str, secret: str, port: int) -> None:
-    flag = "" if port == 8000 else f" --port {port}"
+def _how_to_go_on(settings: Settings, url: str, secret: str) -> None:
+    flag = "" if settings.port == 8000 else f" --port {settings.port}"
     console.print(
         f"Talk to it:      ADMIRALTY_API_KEY={secret} admiralty chat --url {url}\n"
-        f"Start it again:  admiralty up fleets.support --home {home}{flag}\n"
+        f"Start it again:  admiralty up fleets.support --home {settings.resolved_home}{flag}\n"
         "Real models:     export OPENAI_API_KEY=… (or ANTHROPIC_API_KEY), then admiralty up\n"
         'Your own agents: README.md, "Your first fleet in ten minutes"',
         soft_wrap=True,
         markup=False,
     )
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=90)
-        except subprocess.TimeoutExpired:
-            process.kill()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from rich.markup import escape
@@ -23,79 +24,28 @@ from admiralty.runtime.serve import environment
 from admiralty.runtime.serve.environment import Folders
 from admiralty.runtime.storage.keys import ApiKeys
 
+if TYPE_CHECKING:
+    from admiralty.runtime.serve.cluster import UpRecord
+
 DRAIN_SECONDS = 20.0
 
 
-def run_up(fleet_name: str, settings: Settings, *, address: str | None, beside: bool) -> None:
-    """Run the fleet until a signal. Raises ConfigurationError for whatever would not work."""
-    started = time.monotonic()
-    home = data_folder(settings)
-    settings = settings.model_copy(update={"home": home})
-    fleet = load_fleet(fleet_name)
-    fleet.documents(fleet_context(settings, fleet))  # a missing file is told now, not in a replica
-    places = environment.folders(home)
-    _refuse_second(settings)
-    if address is None:
-        environment.check_machine(settings, places, beside=beside)
-    else:
-        environment.check_port(settings.host, settings.port, flag="--port", what="The API")
-    secret = with_keys(settings, _first_key)
-    environment.prepare(settings, places, own_cluster=address is None)
-
-    from admiralty.runtime.serve import cluster
-    from admiralty.runtime.serve.app import APP_NAME, build_app
-    from admiralty.runtime.serve.replicas import FleetSpec
-
-    spec = FleetSpec(fleet=fleet_name, settings=settings)
-    stop = _Stop()
-    try:
-        with _progress("Starting Ray" if address is None else f"Joining Ray at {address}"):
-            addresses = cluster.join(address) if address else cluster.start_own(settings, places)
-        stop.listen()
-        with _progress(f"Deploying {fleet.name}: gateway, scheduler, memory, {_names(fleet.agents)}"):
-            cluster.deploy(settings, lambda: build_app(spec), name=APP_NAME)
-        if not stop.wanted:
-            record = cluster.UpRecord(
-                pid=os.getpid(),
-                started=cluster.start_time(os.getpid()) or 0.0,
-                fleet=fleet_name,
-                url=f"http://{_reachable(settings.host)}:{settings.port}",
-                dashboard=f"http://127.0.0.1:{settings.dashboard_port}" if address is None else address,
-                session=str(addresses.get("session_dir", "")),
-                run_folder=str(places.run),
-                host=settings.host,
-                port=settings.port,
-            )
-            record.write(home)
-            _welcome(record, fleet.name, secret, time.monotonic() - started, places)
-            stop.wait()
-        with _progress("Draining: no new requests, running turns are finished"):
-            left = cluster.drain(places, lambda: _live_runs(settings), seconds=DRAIN_SECONDS)
-        if left:
-            console.print(
-                f"[yellow]{left} turns were not finished in {DRAIN_SECONDS:g} s; they are marked.[/]"
-            )
-    finally:
-        with _progress("Stopping"):
-            if address is None:
-                cluster.shut_down()
-            else:
-                cluster.leave(APP_NAME)
-        (home / "up.json").unlink(missing_ok=True)
-    console.print("Stopped. Conversations are kept in", str(home), soft_wrap=True)
-
-
-class _Stop:
+class Stop:
     """Waits for the first SIGINT or SIGTERM; a second one does not wait for the drain."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
+
+    def request(self) -> None:
+        """Ask for the end, from any thread."""
+        self._event.set()
 
     @property
     def wanted(self) -> bool:
         return self._event.is_set()
 
     def listen(self) -> None:
+        """Take the signals. Only after Ray has started, which sets a handler of its own."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
 
@@ -107,6 +57,121 @@ class _Stop:
         if self._event.is_set():
             raise KeyboardInterrupt
         self._event.set()
+
+
+WhenUp = Callable[["UpRecord", Stop], None]
+"""Called once the fleet is up, in a thread of its own."""
+
+
+def run_up(
+    fleet_name: str,
+    settings: Settings,
+    *,
+    address: str | None,
+    beside: bool,
+    when_up: WhenUp | None = None,
+) -> None:
+    """Run the fleet until a signal. Raises ConfigurationError for whatever would not work."""
+    started = time.monotonic()
+    home = data_folder(settings)
+    settings = settings.model_copy(update={"home": home})
+    fleet = load_fleet(fleet_name)
+    fleet.documents(fleet_context(settings, fleet))  # a missing file is told now, not in a replica
+    places = environment.folders(home)
+    _refuse_second(settings)
+    if address is None:
+        environment.check_machine(settings, places, beside=beside)
+    secret = with_keys(settings, _first_key)
+    environment.prepare(settings, places, address=address)
+
+    from admiralty.runtime.serve import cluster
+
+    stop = Stop()
+    ours: str | None = None  # the application, once it is ours to end
+    try:
+        with _progress("Starting Ray" if address is None else f"Joining Ray at {address}"):
+            imports = _import_meanwhile()
+            session = _connect(settings, places, address)
+            stop.listen()
+            imports.join()
+
+        from admiralty.runtime.serve.app import APP_NAME, build_app
+        from admiralty.runtime.serve.replicas import FleetSpec
+
+        if address is not None:
+            cluster.refuse_taken(APP_NAME, address)
+        ours = APP_NAME
+        spec = FleetSpec(fleet=fleet_name, settings=settings)
+        with _progress(f"Deploying {fleet.name}") as note:
+            url = cluster.deploy(
+                settings,
+                lambda: build_app(spec),
+                name=APP_NAME,
+                address=address,
+                report=lambda parts: _report(parts, stop, note),
+            )
+        record = cluster.UpRecord(
+            pid=os.getpid(),
+            started=cluster.start_time(os.getpid()) or 0.0,
+            fleet=fleet_name,
+            url=url,
+            dashboard=f"http://127.0.0.1:{settings.dashboard_port}" if address is None else address,
+            session=session,
+            run_folder=str(places.run),
+            address=address,
+        )
+        record.write(home)
+        _welcome(record, fleet.name, secret, time.monotonic() - started, places)
+        if when_up is not None:
+            threading.Thread(target=when_up, args=(record, stop), name="when-up", daemon=True).start()
+        stop.wait()
+        _drain(settings, places)
+    finally:
+        with _progress("Stopping"):
+            if address is None:
+                cluster.shut_down()
+            else:
+                cluster.leave(ours)
+        (home / "up.json").unlink(missing_ok=True)
+    console.print("Stopped. Conversations are kept in", str(home), soft_wrap=True)
+
+
+def _import_meanwhile() -> threading.Thread:
+    """Import what deploying needs while Ray's processes start: a second that nobody has to wait for."""
+    import ray  # noqa: F401 - in this thread first: the others wait for it
+
+    def work() -> None:
+        importlib.import_module("admiralty.runtime.serve.app")
+
+    thread = threading.Thread(target=work, name="imports", daemon=True)
+    thread.start()
+    return thread
+
+
+def _connect(settings: Settings, places: Folders, address: str | None) -> str:
+    """Start or join Ray; return the folder of our own one's session."""
+    from admiralty.runtime.serve import cluster
+
+    if address is not None:
+        cluster.join(address)
+        return ""
+    return str(cluster.start_own(settings, places).get("session_dir", ""))
+
+
+def _report(parts: Mapping[str, bool], stop: Stop, note: Callable[[str], None]) -> None:
+    if stop.wanted:
+        raise KeyboardInterrupt
+    missing = [name for name, ready in parts.items() if not ready]
+    note(f"{len(parts) - len(missing)} of {len(parts)} ready, waiting for {', '.join(missing) or 'the API'}")
+
+
+def _drain(settings: Settings, places: Folders) -> None:
+    from admiralty.runtime.serve import cluster
+
+    with _progress("Draining: no new requests, running turns are finished"):
+        left = cluster.drain(places, lambda: _live_runs(settings), seconds=DRAIN_SECONDS)
+    if left:
+        console.print(f"[yellow]{left} turns were not finished in {DRAIN_SECONDS:g} s; they are marked.[/]")
 
 
 def _refuse_second(settings: Settings) -> None:
@@ -146,22 +211,15 @@ def _live_runs(settings: Settings) -> int:
 
 
 @contextmanager
-def _progress(text: str) -> Iterator[None]:
+def _progress(text: str) -> Iterator[Callable[[str], None]]:
+    """Show ``text`` while the block runs, and how long it took; yields what shows more beside it."""
     started = time.monotonic()
     if console.is_terminal:
-        with console.status(f"{escape(text)} …"):
-            yield
+        with console.status(f"{escape(text)} …") as status:
+            yield lambda more: status.update(f"{escape(text)} … [dim]{escape(more)}[/]")
     else:
-        yield
+        yield lambda _: None
     console.print(f"[green]✓[/] {escape(text)} [dim]{time.monotonic() - started:.1f} s[/]", soft_wrap=True)
-
-
-def _names(agents: Any) -> str:
-    return ", ".join(agent.name for agent in agents)
-
-
-def _reachable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
 
 
 def _welcome(record: Any, fleet: str, secret: str | None, seconds: float, places: Folders) -> None:

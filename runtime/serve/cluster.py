@@ -7,12 +7,14 @@ in ``loopback.py``, guarded, so that another version of Ray fails in one known p
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import logging
 import os
+import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,12 @@ from admiralty.runtime.serve.environment import Folders
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's shared memory. Values go by gRPC, so the smallest store that Ray accepts comfortably is enough."""
+
+POLL_SECONDS, LONG_POLL_SECONDS = 0.25, 1.0
+"""Serve's status costs it and us 30 ms of processor time: looked at often only when it is nearly there."""
+
+INGRESS_SECONDS = 30.0
+"""How long the ingress may take to route to replicas that are ready."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,9 +44,10 @@ class UpRecord:
     url: str
     dashboard: str
     session: str
+    """Folder of our own Ray's session; empty on a Ray that is not ours."""
     run_folder: str
-    host: str
-    port: int
+    address: str | None
+    """Where the Ray is that was joined; ``None`` for our own."""
 
     def write(self, home: Path) -> None:
         """Store the record, readable by the owner only."""
@@ -59,8 +68,9 @@ def start_own(settings: Settings, places: Folders) -> dict[str, Any]:
     """Start a Ray that nobody else uses, on loopback only; return its addresses."""
     import ray
 
-    _use_any_agent_port()
+    _adjust_node()
     places.ray.mkdir(exist_ok=True)
+    _forget_old_sessions(places.ray)
     try:
         context = ray.init(
             address="local",
@@ -106,8 +116,33 @@ def join(address: str) -> dict[str, Any]:
     return dict(context.address_info)
 
 
-def deploy(settings: Settings, build: Callable[[], Any], *, name: str) -> None:
-    """Deploy the application that ``build`` returns, and return when all its replicas are ready."""
+def refuse_taken(name: str, address: str) -> None:
+    """Raise ConfigurationError if the joined Ray runs an application ``name``: it would be replaced."""
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    found = serve.status().applications.get(name)
+    if found is not None and found.status != "DELETING":
+        raise ConfigurationError(
+            f"address = {address!r}: an application {name!r} runs there already ({found.status}). "
+            "End it first (`admiralty down` in its home), or add a fleet beside it with `admiralty build "
+            "--name NAME --route-prefix /NAME` and `serve deploy`."
+        )
+
+
+def deploy(
+    settings: Settings,
+    build: Callable[[], Any],
+    *,
+    name: str,
+    address: str | None = None,
+    report: Callable[[Mapping[str, bool]], None] = lambda _: None,
+) -> str:
+    """Deploy the application that ``build`` returns; return the API's URL when it answers.
+
+    ``report`` is told now and then which deployments are ready. Raises ConfigurationError, with the
+    reason that Serve gives, if a replica cannot start.
+    """
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
@@ -117,12 +152,60 @@ def deploy(settings: Settings, build: Callable[[], Any], *, name: str) -> None:
         proxy_location="HeadOnly",
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
-    try:
-        serve.run(build(), name=name, route_prefix="/")
-    except RuntimeError as error:
-        status = serve.status().applications.get(name)
-        why = status.message if status else str(error)
-        raise ConfigurationError(f"The fleet was not deployed: {why.strip()}") from error
+    # Serve's own waiting looks once a second only, and tells nobody.
+    target = serve.RunTarget(target=build(), name=name, route_prefix="/")
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    _wait_until_running(name, report)
+    host, port = reachable(settings.host), settings.port
+    if address is not None:  # where Serve ran already, it keeps its port
+        host, port = address.rpartition(":")[0], _serve_port(default=port)
+    _wait_until_answering(host, port)
+    return f"http://{host}:{port}"
+
+
+def _wait_until_running(name: str, report: Callable[[Mapping[str, bool]], None]) -> None:
+    from ray import serve
+
+    while True:
+        application = serve.status().applications.get(name)
+        ready: dict[str, bool] = {}
+        if application is not None:
+            ready = {part: state.status == "HEALTHY" for part, state in application.deployments.items()}
+            report(ready)
+            if application.status == "RUNNING":
+                return
+            if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise ConfigurationError(f"The fleet was not deployed: {application.message.strip()}")
+        time.sleep(POLL_SECONDS if any(ready.values()) else LONG_POLL_SECONDS)
+
+
+def _wait_until_answering(host: str, port: int) -> None:
+    """Wait until the ingress knows the replicas: their being ready is not enough."""
+    until = time.monotonic() + INGRESS_SECONDS
+    while time.monotonic() < until:
+        connection = http.client.HTTPConnection(host, port, timeout=5)
+        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+            connection.request("GET", "/healthz")
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(POLL_SECONDS)
+    raise ConfigurationError(
+        f"The fleet runs, but its API does not answer at {host}:{port} after {INGRESS_SECONDS:g} s. "
+        "The ingress's logs are in Ray's session folder, under logs/serve."
+    )
+
+
+def _serve_port(*, default: int) -> int:
+    from ray.serve import context
+
+    with contextlib.suppress(Exception):  # private: another version of Ray may not have it
+        return int(context._get_global_client().http_config.port)
+    return default
+
+
+def reachable(host: str) -> str:
+    """Return an address of this machine at which something that is bound to ``host`` answers."""
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
 
 
 def drain(places: Folders, live_runs: Callable[[], int], *, seconds: float) -> int:
@@ -139,8 +222,11 @@ def drain(places: Folders, live_runs: Callable[[], int], *, seconds: float) -> i
 
 
 def shut_down() -> None:
-    """End the application, Serve and, if it is ours, Ray."""
+    """End the application, Serve and the Ray that is ours."""
     import ray
+
+    if not ray.is_initialized():
+        return  # Serve would start a Ray, to have one to look at
     from ray import serve
 
     with contextlib.suppress(Exception):
@@ -148,14 +234,25 @@ def shut_down() -> None:
     ray.shutdown()
 
 
-def leave(name: str) -> None:
-    """End the application on a cluster that is not ours, and go."""
+def leave(name: str | None) -> None:
+    """End the application ``name``, if one is given, on a Ray that is not ours, and go."""
     import ray
+
+    if not ray.is_initialized():
+        return
     from ray import serve
 
-    with contextlib.suppress(Exception):
-        serve.delete(name)
+    if name is not None:
+        with contextlib.suppress(Exception):
+            serve.delete(name)
     ray.shutdown()
+
+
+def _forget_old_sessions(folder: Path) -> None:
+    """Keep the logs of the latest session; each takes megabytes, and nobody else clears them."""
+    sessions = sorted(path for path in folder.glob("session_2*") if path.is_dir())
+    for path in sessions[:-1]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def start_time(pid: int) -> float | None:
@@ -213,11 +310,12 @@ def _in_flight(path: Path) -> int:
     return sum(int(row.get("scur") or 0) for row in ours)
 
 
-def _use_any_agent_port() -> None:
-    """Let the dashboard's agent take a free port.
+def _adjust_node() -> None:
+    """Set what ``ray.init`` has no options for.
 
-    ``ray.init`` has no option for it, and beside another Ray ours would lose its agent: `ray job
-    submit` would then find none.
+    The dashboard's agent takes a free port: beside another Ray ours would lose its agent, and `ray
+    job submit` would then find none. The log monitor, a process that only copies workers' logs to
+    the driver's terminal, is left out, as the terminal is not for them.
     """
     from ray._private.parameter import RayParams
 
@@ -225,12 +323,13 @@ def _use_any_agent_port() -> None:
     if getattr(original, "_admiralty", False):
         return
 
-    def with_any_port(self: Any, *arguments: Any, **options: Any) -> None:
+    def adjusted(self: Any, *arguments: Any, **options: Any) -> None:
         options.setdefault("dashboard_agent_listen_port", 0)
+        options.setdefault("include_log_monitor", False)
         original(self, *arguments, **options)
 
-    with_any_port._admiralty = True  # type: ignore[attr-defined]
-    RayParams.__init__ = with_any_port
+    adjusted._admiralty = True  # type: ignore[attr-defined]
+    RayParams.__init__ = adjusted
 
 
 def _silence() -> None:

@@ -56,12 +56,15 @@ def folders(home: Path) -> Folders:
     return Folders(run=run, token=token)
 
 
-def prepare(settings: Settings, places: Folders, *, own_cluster: bool) -> None:
-    """Set the environment for Ray. Must run before Ray is imported in this process."""
+def prepare(settings: Settings, places: Folders, *, address: str | None) -> None:
+    """Set the environment for a Ray of our own, or for joining the one at ``address``.
+
+    Must run before Ray is imported in this process. What a joined Ray's nodes were started with
+    stays as it is: see docs/operating.md.
+    """
     if "ray" in sys.modules:
         raise ConfigurationError("Ray was imported before its environment was prepared.")
     environment = os.environ
-    environment["RAY_AUTH_MODE"] = "token"
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
     environment["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
     environment["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"] = "1"
@@ -69,11 +72,17 @@ def prepare(settings: Settings, places: Folders, *, own_cluster: bool) -> None:
     environment["RAY_SERVE_ENABLE_HA_PROXY"] = "1" if settings.haproxy else "0"
     paths = [os.getcwd(), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    if own_cluster:
-        for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
-            environment.pop(name, None)
-        environment["RAY_AUTH_TOKEN_PATH"] = str(places.token)
-        environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # what makes the node's address 127.0.0.1
+    if address is not None:
+        if environment.get("RAY_AUTH_TOKEN_PATH") or environment.get("RAY_AUTH_TOKEN"):
+            environment.setdefault("RAY_AUTH_MODE", "token")
+        if address.startswith("127."):
+            environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        return
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
+        environment.pop(name, None)
+    environment["RAY_AUTH_MODE"] = "token"
+    environment["RAY_AUTH_TOKEN_PATH"] = str(places.token)
+    environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # what makes the node's address 127.0.0.1
     if settings.haproxy:
         _prepare_haproxy(places)
 
