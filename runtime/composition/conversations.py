@@ -34,7 +34,7 @@ async def build_conversations(
     """Build the coordinator of the fleet's conversations; ``stack`` closes what it opens."""
     clock = SystemClock()
     checkpointer: BaseCheckpointSaver[Any] = await stack.enter_async_context(open_checkpointer(database.url))
-    return Conversations(
+    conversations = Conversations(
         fleet=fleet,
         host=host,
         store=ConversationStore(database, owner=process_name(), clock=clock),
@@ -42,3 +42,5 @@ async def build_conversations(
         checkpointer=checkpointer,
         clock=clock,
     )
+    conversations.start()
+    return conversations

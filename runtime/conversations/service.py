@@ -198,9 +198,12 @@ class Conversations:
         live.emit(Event(type="run", data={**_run_data(run), "fleet": self.fleet.name}))
         self._live[run.id] = live
         live.task = asyncio.create_task(self._execute(identity, live, entry, streaming))
+        return live
+
+    def start(self) -> None:
+        """Begin to renew the leases of this process's runs, and to give up those of dead processes."""
         if self._renewal is None:
             self._renewal = asyncio.create_task(self._keep_alive())
-        return live
 
     async def drain(self, seconds: float) -> None:
         """Take no new turns, wait up to ``seconds`` for the running ones, then cancel those."""
@@ -339,12 +342,14 @@ class Conversations:
 
     async def _keep_alive(self) -> None:
         while True:
-            await asyncio.sleep(LEASE_SECONDS / 3)
-            if self._live:
-                try:
+            try:
+                if self._live:
                     await self._store.renew(list(self._live))
-                except AdmiraltyError:
-                    logger.exception("leases could not be renewed")
+                if given_up := await self._store.give_up_abandoned():
+                    logger.warning("%d runs whose process had ended were given up", given_up)
+            except Exception:
+                logger.exception("leases could not be renewed")
+            await asyncio.sleep(LEASE_SECONDS / 3)
 
 
 def _run_data(run: Run) -> dict[str, Any]:

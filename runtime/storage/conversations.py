@@ -20,7 +20,7 @@ from admiralty.runtime.storage.tables import conversations, events, runs
 
 RunStatus = Literal["running", "done", "failed", "cancelled"]
 
-LEASE_SECONDS = 30.0
+LEASE_SECONDS = 15.0
 """A run whose process has not renewed it for so long counts as dead."""
 
 
@@ -153,6 +153,13 @@ class ConversationStore:
         query = runs.update().where(runs.c.id.in_(run_ids), runs.c.status == "running")
         await self._database.write(lambda c: c.execute(query.values(lease_until=until)) and None)
 
+    async def give_up_abandoned(self) -> int:
+        """Mark the runs failed whose processes have died, in all conversations; return how many."""
+        now = self._clock.now()
+        return await self._database.write(
+            lambda connection: connection.execute(_FAIL_ALL_ABANDONED, {"now": now}).rowcount
+        )
+
     async def finish_run(
         self,
         run: Run,
@@ -233,19 +240,16 @@ _ADD_RUN = {
     "sqlite": sqlite.insert(runs).on_conflict_do_nothing().returning(runs.c.id),
     "postgresql": postgresql.insert(runs).on_conflict_do_nothing().returning(runs.c.id),
 }
-_FAIL_ABANDONED = (
+_FAIL_ALL_ABANDONED = (
     runs.update()
-    .where(
-        runs.c.conversation_id == sa.bindparam("conversation"),
-        runs.c.status == "running",
-        runs.c.lease_until < sa.bindparam("now"),
-    )
+    .where(runs.c.status == "running", runs.c.lease_until < sa.bindparam("now"))
     .values(
         status="failed",
         error={"title": "The process that was answering ended.", "code": "run_interrupted"},
         finished_at=sa.bindparam("now"),
     )
 )
+_FAIL_ABANDONED = _FAIL_ALL_ABANDONED.where(runs.c.conversation_id == sa.bindparam("conversation"))
 _FINISH_RUN = (  # sets what it is executed with besides
     runs.update().where(
         runs.c.id == sa.bindparam("run"), runs.c.status == "running", runs.c.owner == sa.bindparam("of")

@@ -264,3 +264,18 @@ async def test_usage_is_summed_by_agent_tier_and_model_and_unpriced_calls_are_co
     assert y.calls == 1
     assert await log.by_conversation("conv_2") == []
     assert await log.totals() == [x, y]
+
+
+@pytest.mark.requirement("storage.leases")
+async def test_a_sweep_gives_up_the_runs_of_dead_processes_and_no_others(
+    store: ConversationStore, clock: Any
+) -> None:
+    first, second = await store.create(OURS, "desk"), await store.create(OURS, "desk")
+    await store.start_run(OURS, first.id, "one")
+    clock.time += LEASE_SECONDS - 1
+    await store.start_run(OURS, second.id, "two")
+    assert await store.give_up_abandoned() == 0
+    clock.time += 2
+    assert await store.give_up_abandoned() == 1
+    assert [run.status for run in await store.runs(OURS, first.id)] == ["failed"]
+    assert [run.status for run in await store.runs(OURS, second.id)] == ["running"]

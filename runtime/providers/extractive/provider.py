@@ -10,14 +10,14 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage
 
 from admiralty.core.errors import DeadlineExceeded
 from admiralty.core.money import Nanos
-from admiralty.core.ports import Clock, Embedder, Memory
+from admiralty.core.ports import AnswerStream, Clock, Embedder, Memory
 from admiralty.core.values import ModelCall, ModelReply, TokenDelta, Usage
 from admiralty.runtime.providers.extractive.classify import StructuredAnswers
 from admiralty.runtime.providers.extractive.planner import plan
@@ -45,7 +45,7 @@ class ExtractiveProvider:
     def name(self) -> str:
         return "extractive"
 
-    async def stream(self, call: ModelCall, model: str) -> AsyncIterator[TokenDelta | ModelReply]:
+    async def stream(self, call: ModelCall, model: str) -> AnswerStream:
         started = self._clock.monotonic()
         if call.deadline is not None and self._clock.now() > call.deadline:
             raise DeadlineExceeded("the deadline passed before the answer was composed")
