@@ -16,7 +16,7 @@ import json
 import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, cast
 from urllib import request as urllib
 from weakref import WeakKeyDictionary
@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 4.0
 """Below the 5 s after which common servers close an idle connection, so that none is used too late."""
+
+DONE_SECONDS = 0.5
+"""How long the end of a response is waited for after the last event; then its connection is closed."""
 
 MAX_ERROR_CHARACTERS = 2000
 
@@ -105,6 +108,8 @@ class Server:
         timeout = _seconds(body.pop("timeout", None)) or self._timeout
         body |= body.pop("extra_body", None) or {}
         data = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=_jsonable)
+        for _ in range(2):  # so that the loop sees which idle connections the server has closed by now
+            await asyncio.sleep(0)
         try:
             async with self._sessions.get().post(
                 self._url,
@@ -132,11 +137,23 @@ class Server:
         async with self.post(payload) as response, aclosing(_events(response.content)) as events:
             async for data in events:
                 if data.startswith(b"[DONE]"):
-                    return
+                    break
                 chunk = _object(data)
                 if error := chunk.get("error"):
                     raise BrokenAnswer(f"error in the stream: {str(error)[:MAX_ERROR_CHARACTERS]}")
                 yield chunk
+            await self._finish(response)
+
+    async def _finish(self, response: aiohttp.ClientResponse) -> None:
+        """Decide whether the connection of a streamed answer can be used again."""
+        if self._url.startswith("http:"):
+            # Servers of one's own, llama.cpp's for one, hang up after a stream without saying so; the
+            # next request would fail on it. To connect again costs nothing there, unlike with TLS.
+            response.close()
+            return
+        with suppress(Exception):  # what ends the response follows the last event at once
+            async with asyncio.timeout(DONE_SECONDS):
+                await response.read()
 
 
 class LightChat:
