@@ -10,6 +10,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import LoggingConfig
 
 from admiralty.agents import Agent, Autoscale
 from admiralty.core.settings import Settings
@@ -25,6 +26,9 @@ APP_NAME = "admiralty"
 LIGHT = {"num_cpus": 0.05}
 """What replicas that mostly wait reserve of a node's processors."""
 
+QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+"""Serve's own log of a replica: without this, a line for every call is made and then filtered out."""
+
 
 def app(args: dict[str, Any]) -> Application:
     """Build the application from plain arguments, as Serve's configuration files give them."""
@@ -37,10 +41,14 @@ def build_app(spec: FleetSpec) -> Application:
     """Bind the deployments of a fleet to each other."""
     fleet = load_fleet(spec.fleet)
     memory = serve.deployment(
-        MemoryReplica, name="memory", ray_actor_options=LIGHT, max_ongoing_requests=200
+        MemoryReplica, name="memory", ray_actor_options=LIGHT, max_ongoing_requests=200, logging_config=QUIET
     ).bind(spec)
     scheduler = serve.deployment(
-        SchedulerReplica, name="scheduler", ray_actor_options=LIGHT, max_ongoing_requests=2000
+        SchedulerReplica,
+        name="scheduler",
+        ray_actor_options=LIGHT,
+        max_ongoing_requests=2000,
+        logging_config=QUIET,
     ).bind(spec, memory)
     agents = {
         agent.name: serve.deployment(AgentReplica, name=agent.name, **_options(agent)).bind(
@@ -55,6 +63,7 @@ def build_app(spec: FleetSpec) -> Application:
         num_replicas=spec.settings.gateway_replicas,
         ray_actor_options=LIGHT,
         max_ongoing_requests=1000,
+        logging_config=QUIET,
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
     )
     return gateway.bind(spec, agents, scheduler, memory)
@@ -65,7 +74,11 @@ def _options(agent: Agent) -> dict[str, Any]:
     actor: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
     if resources.memory_mb is not None:
         actor["memory"] = resources.memory_mb * 1024 * 1024
-    options: dict[str, Any] = {"ray_actor_options": actor, "max_ongoing_requests": 500}
+    options: dict[str, Any] = {
+        "ray_actor_options": actor,
+        "max_ongoing_requests": 500,
+        "logging_config": QUIET,
+    }
     if isinstance(agent.replicas, Autoscale):
         options["autoscaling_config"] = AutoscalingConfig(
             min_replicas=agent.replicas.minimum,

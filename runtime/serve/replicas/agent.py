@@ -30,6 +30,11 @@ class AgentReplica:
         )
         self._agent = build_agent(fleet, fleet.agent(agent), surroundings)
 
+    async def visit_whole(self, visit: Visit) -> list[Event | VisitResult]:
+        """Run the visit; return what happened, the result last."""
+        async with aclosing(self._agent.visit(visit)) as stream:
+            return [item async for item in stream]
+
     async def visit(self, visit: Visit) -> AsyncGenerator[list[Event | VisitResult], None]:
         """Run the visit; yield lists of what happened. Last comes the result."""
         batch: list[Event | VisitResult] = []
@@ -37,8 +42,6 @@ class AgentReplica:
             async for item in stream:
                 batch.append(item)
                 # What a listener waits for goes out at once; the end of a step waits for its result.
-                if isinstance(item, VisitResult) or (
-                    visit.streaming and isinstance(item, Event) and item.type in ("token", "step", "tool")
-                ):
+                if isinstance(item, VisitResult) or item.type in ("token", "step", "tool"):
                     yield batch
                     batch = []
