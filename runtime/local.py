@@ -108,7 +108,10 @@ async def open_local(
         database = Database.of(settings)
         stack.push_async_callback(database.close)
         memory = await build_memory(settings, fleet)
-        asked = scheduler or build_scheduler(settings, fleet, memory, database)
+        asked = scheduler
+        if asked is None:
+            asked = own = build_scheduler(settings, fleet, memory, database)
+            stack.push_async_callback(own.close)
         resources = setup_resources(settings, fleet)
         host = LocalAgentHost(
             fleet, fleet.agents, Surroundings(scheduler=asked, memory=memory, resources=resources)

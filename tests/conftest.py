@@ -138,7 +138,8 @@ import sys, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path = sys.argv[1]
 params.model_alias = {"smollm2"}
-params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 4096, 2, 2
+# One thread: two of them wait for each other by spinning, which is slow where others work too.
+params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 4096, 2, 1
 params.endpoint_slots, params.warmup, params.ui = True, False, False
 params.sampling.seed, params.sampling.temp = 7, 0.0
 server = xllamacpp.Server(params)

@@ -19,6 +19,12 @@ class Dispatch:
         self._providers = {provider.name: provider for provider in providers}
         self._clock = clock
 
+    async def close(self) -> None:
+        """Close the providers' connections, of those that keep some."""
+        for provider in self._providers.values():
+            if close := getattr(provider, "close", None):
+                await close()
+
     async def __call__(self, attempt: Attempt, _: Next) -> AnswerStream:
         call, model = attempt.call, attempt.model
         if model is None:

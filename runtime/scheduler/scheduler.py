@@ -33,7 +33,14 @@ class LocalScheduler:
     """Runs the pipeline in this process."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
+        self._stages = stages
         self._pipeline = fold(stages)
+
+    async def close(self) -> None:
+        """Let go of what the stages hold: connections to providers."""
+        for stage in self._stages:
+            if close := getattr(stage, "close", None):
+                await close()
 
     def stream(self, call: ModelCall) -> AnswerStream:
         return self._pipeline(Attempt(call=call))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,13 +12,19 @@ class ManualClock:
     """Time that passes when a test says so."""
 
     def __init__(self) -> None:
-        self.time = 1_700_000_000.0
+        self.time = time.time()
 
     def now(self) -> float:
         return self.time
 
     def monotonic(self) -> float:
         return self.time
+
+
+@pytest.fixture(autouse=True)
+def _light_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here searches by meaning: a real embedder would cost seconds."""
+    monkeypatch.setenv("ADMIRALTY_EMBEDDER", "hashing")
 
 
 @pytest.fixture

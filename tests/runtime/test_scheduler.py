@@ -59,11 +59,12 @@ class FakeProvider:
         self.was_asked.set()
         try:
             for chunk in self.chunks:
-                if chunk is None:
-                    await asyncio.Event().wait()
                 if isinstance(chunk, Exception):
                     raise chunk
-                yield chunk
+                if chunk is None:
+                    await asyncio.Event().wait()
+                else:
+                    yield chunk
         finally:
             self.closed = True
 
