@@ -97,6 +97,16 @@ async def test_a_write_that_fails_takes_nothing_of_its_neighbours_with_it(databa
 
 
 @pytest.mark.requirement("storage.group_commit")
+async def test_a_write_that_fails_alone_leaves_nothing_behind(database: Database) -> None:
+    with pytest.raises(KeyError):
+        await database.write(broken_python)
+    with pytest.raises((Retryable, sa.exc.ProgrammingError)):
+        await database.write(broken_sql)
+    await database.write(insert("one"))
+    assert await database.read(names) == ["one"]
+
+
+@pytest.mark.requirement("storage.group_commit")
 async def test_a_write_has_been_committed_when_it_returns(database: Database, database_url: str) -> None:
     await database.write(insert("one"))
     other = Database(database_url)
