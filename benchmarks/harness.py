@@ -230,6 +230,7 @@ def machine() -> dict[str, Any]:
 
 
 def _start(system: System, provider: MockProvider) -> dict[str, float]:
+    system.prepare()
     begin = time.perf_counter()
     system.start(provider.url)
     listening = time.perf_counter() - begin

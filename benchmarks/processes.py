@@ -5,6 +5,7 @@ started them, and Ray's workers overwrite their environment with their title. On
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,6 +32,8 @@ class ProcessUse:
     cpu_seconds: float
     rss_mb: float
     """Resident set; pages shared between processes count in each."""
+    pss_mb: float
+    """The same, with each shared page divided among those who share it: these can be summed."""
     uss_mb: float
     """Memory that ending this process would free."""
 
@@ -109,6 +112,7 @@ def process_use(pid: int) -> ProcessUse | None:
         name=_short_name(pid),
         cpu_seconds=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
         rss_mb=kilobytes[b"Rss:"] / 1024,
+        pss_mb=kilobytes[b"Pss:"] / 1024,
         uss_mb=(kilobytes[b"Private_Clean:"] + kilobytes[b"Private_Dirty:"]) / 1024,
     )
 
@@ -147,7 +151,7 @@ def wait_for_port(port: int, group: ProcessGroup, timeout_seconds: float) -> Non
 
 def kind_of(name: str) -> str:
     """What a process is for, by its name: ``gateway`` for ``ray::ServeReplica:admiralty:gateway``."""
-    return name.rpartition(":")[2] if name.startswith("ray::") else name
+    return name.rpartition(":")[2].partition(".")[0] if name.startswith("ray::") else name
 
 
 def cpu_by_kind(before: Sequence[ProcessUse], after: Sequence[ProcessUse]) -> dict[str, float]:
@@ -183,6 +187,7 @@ def _short_name(pid: int) -> str:
         return command[command.index("-m") + 1]
     if command[0].startswith("ray::"):
         return command[0].partition(" ")[0][:60]
-    program = Path(command[0]).name
+    if command[1:2] == ["-c"] and (module := re.match(r"(?:from|import) ([\w.]+)", command[2])):
+        return module[1]
     script = next((Path(part).stem for part in command[1:3] if part.endswith(".py")), "")
-    return (script or program)[:60]
+    return (script or Path(command[0]).name)[:60]

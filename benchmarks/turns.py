@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import Plan, run
+from benchmarks.processes import kind_of
 from benchmarks.systems.catalog import SYSTEMS, AdmiraltyLocal, System
 
 COLUMNS: Final = (
@@ -81,8 +82,7 @@ def print_report(document: dict[str, Any], console: Console) -> None:
         console.print(
             f"{name}: first answer after {start['first_answer_seconds']:.1f} s; idle "
             f"{document['idle'][name] * 100:.1f}% of a core; {len(processes)} process(es), "
-            f"{sum(use['uss_mb'] for use in processes):.0f} MB private: "
-            + ", ".join(f"{use['name']} {use['rss_mb']:.0f}" for use in processes)
+            f"{sum(use['pss_mb'] for use in processes):.0f} MB (PSS); RSS: {_by_kind(processes)}"
         )
     for concurrency, own in document["load_generator"].items():
         console.print(
@@ -92,6 +92,17 @@ def print_report(document: dict[str, Any], console: Console) -> None:
     for row in document["medians"]:
         if row["first_error"]:
             console.print(f"[red]{row['system']} at {row['concurrency']}: {row['first_error']}")
+
+
+def _by_kind(processes: list[dict[str, Any]]) -> str:
+    kinds: dict[str, list[float]] = {}
+    for use in processes:
+        kinds.setdefault(kind_of(use["name"]), []).append(use["rss_mb"])
+    shown = sorted(kinds.items(), key=lambda item: -sum(item[1]))
+    return ", ".join(
+        f"{kind} {len(sizes)} x {sum(sizes) / len(sizes):.0f}" if len(sizes) > 1 else f"{kind} {sizes[0]:.0f}"
+        for kind, sizes in shown
+    )
 
 
 def _milliseconds(value: float) -> str:

@@ -4,6 +4,7 @@ A new one is a class here and its name in SYSTEMS.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,9 @@ class System(ABC):
         if self._group is None:
             raise RuntimeError(f"{self.name} was not started")
         return self._group
+
+    def prepare(self) -> None:  # noqa: B027 - most need nothing
+        """Do what is done once for an installation, and does not count as starting."""
 
     def start(self, provider: str) -> None:
         """Start the processes, to answer by the provider at this base URL, and wait for its port."""
@@ -131,17 +135,16 @@ class AdmiraltyLocal(System):
         self._key = ""
         self._checkout: Path | None = None
 
-    def start(self, provider: str) -> None:
+    def prepare(self) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="admiralty-benchmark-"))
         if self._checkout is not None:
             (self._home / "src").mkdir()
             (self._home / "src" / "admiralty").symlink_to(self._checkout)
         made = subprocess.run(
             [*_ADMIRALTY, "keys", "create", "--home", str(self._home)],
-            cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+            cwd=ROOT, env=os.environ | self._source(), capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
         self._key = made.stdout.split()[0]
-        super().start(provider)
 
     @classmethod
     def of_checkout(cls, folder: Path) -> "AdmiraltyLocal":
@@ -160,9 +163,8 @@ class AdmiraltyLocal(System):
         return [sys.executable, "-m", module, "--port", str(self.port), "--home", str(self._home)]
 
     def environment(self, provider: str) -> Mapping[str, str]:
-        other = {"PYTHONPATH": str(self._home / "src")} if self._checkout is not None else {}
         return {
-            **other,
+            **self._source(),
             "ADMIRALTY_OPENAI_BASE_URL": provider,
             **{f"ADMIRALTY_MODELS__{tier}": "openai:mock" for tier in ("SMALL", "MID", "FRONTIER")},
             "ADMIRALTY_EMBEDDER": "hashing",
@@ -184,6 +186,9 @@ class AdmiraltyLocal(System):
             return f"HTTP {reply.status}: {reply.body[:200].decode(errors='replace')}"
         answer = json.loads(reply.body)["choices"][0]["message"]["content"]
         return None if answer == EXPECTED else f"unexpected answer {answer[:80]!r}"
+
+    def _source(self) -> dict[str, str]:
+        return {"PYTHONPATH": str(self._home / "src")} if self._checkout is not None else {}
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
         return (("Content-Type", "application/json"), ("Authorization", f"Bearer {self._key}"))
