@@ -28,7 +28,12 @@ def test_a_short_run_measures_three_model_calls_a_turn_on_each_system(tmp_path: 
     done = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     document = json.loads(out.read_text())
-    assert [row["system"] for row in document["medians"]] == ["bare", "plain", "plain-stream", "admiralty-local"]
+    assert [row["system"] for row in document["medians"]] == [
+        "bare",
+        "plain",
+        "plain-stream",
+        "admiralty-local",
+    ]
     for row in document["medians"]:
         assert (row["errors"], row["provider_calls"]) == (0, 3)
         assert 0 < row["first_byte_p50_ms"] <= row["p50_ms"] <= row["p99_ms"]
