@@ -182,7 +182,7 @@ class Conversations:
         """Begin a turn with a user's message, at the fleet's entry or at ``agent``.
 
         The message is stored when this returns. Raises NotFound, Conflict while an earlier turn is
-        being answered, Retryable while this process shuts down.
+        being answered or if the conversation is another fleet's, Retryable while this process shuts down.
         """
         if self._draining:
             raise Retryable("This replica is shutting down; ask again.", retry_after=1.0)
@@ -193,7 +193,7 @@ class Conversations:
             raise InvalidRequest(
                 "The message holds characters that are no text (NUL, half a surrogate pair)."
             )
-        run = await self._store.start_run(identity, conversation_id, message)
+        run = await self._store.start_run(identity, conversation_id, message, fleet=self.fleet.name)
         live = LiveRun(run=run)
         live.emit(Event(type="run", data={**_run_data(run), "fleet": self.fleet.name}))
         self._live[run.id] = live

@@ -107,19 +107,34 @@ class ConversationStore:
 
         return await self._database.read(select)
 
-    async def start_run(self, identity: Identity, conversation_id: str, message: str) -> Run:
+    async def start_run(
+        self, identity: Identity, conversation_id: str, message: str, *, fleet: str | None = None
+    ) -> Run:
         """Begin the next turn: its run and its user message are stored before this returns.
 
-        Raises NotFound, and Conflict while another run of the conversation is alive. A run whose
-        process died is marked failed here.
+        Raises NotFound, and Conflict while another run of the conversation is alive, or if it is not
+        ``fleet``'s. A run whose process died is marked failed here.
         """
-        return await self._database.write(lambda c: self._start_run(c, identity, conversation_id, message))
+        return await self._database.write(
+            lambda c: self._start_run(c, identity, conversation_id, message, fleet)
+        )
 
     def _start_run(
-        self, connection: Connection, identity: Identity, conversation_id: str, message: str
+        self,
+        connection: Connection,
+        identity: Identity,
+        conversation_id: str,
+        message: str,
+        fleet: str | None,
     ) -> Run:
         now = self._clock.now()
-        turn = _get(connection, identity, conversation_id).turns + 1
+        conversation = _get(connection, identity, conversation_id)
+        if fleet is not None and conversation.fleet != fleet:
+            raise Conflict(
+                f"The conversation belongs to the fleet {conversation.fleet}, and this is {fleet}.",
+                conversation_id=conversation_id,
+            )
+        turn = conversation.turns + 1
         values: dict[str, Any] = {
             "id": new_id("run"),
             "conversation_id": conversation_id,

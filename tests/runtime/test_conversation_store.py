@@ -279,3 +279,11 @@ async def test_a_sweep_gives_up_the_runs_of_dead_processes_and_no_others(
     assert await store.give_up_abandoned() == 1
     assert [run.status for run in await store.runs(OURS, first.id)] == ["failed"]
     assert [run.status for run in await store.runs(OURS, second.id)] == ["running"]
+
+
+@pytest.mark.requirement("conversations.fleet")
+async def test_a_conversation_is_not_taken_up_by_another_fleet(store: ConversationStore) -> None:
+    conversation = await store.create(OURS, "desk")
+    with pytest.raises(Conflict, match="belongs to the fleet desk"):
+        await store.start_run(OURS, conversation.id, "one", fleet="harbour")
+    assert await store.runs(OURS, conversation.id) == []
