@@ -187,7 +187,8 @@ def _short_name(pid: int) -> str:
         return command[command.index("-m") + 1]
     if command[0].startswith("ray::"):
         return command[0].partition(" ")[0][:60]
-    if command[1:2] == ["-c"] and (module := re.match(r"(?:from|import) ([\w.]+)", command[2])):
-        return module[1]
+    if "-c" in command[:-1]:
+        code = command[command.index("-c") + 1]
+        return module[1] if (module := re.match(r"(?:from|import) ([\w.]+)", code)) else "python -c"
     script = next((Path(part).stem for part in command[1:3] if part.endswith(".py")), "")
     return (script or Path(command[0]).name)[:60]
