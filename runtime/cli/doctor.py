@@ -14,7 +14,8 @@ from rich.markup import escape
 from admiralty.core.errors import AdmiraltyError
 from admiralty.core.settings import Settings
 from admiralty.runtime.cli.output import console
-from admiralty.runtime.composition.fleet import data_folder, fleet_context, load_fleet
+from admiralty.runtime.composition.fleet import check_fleet, data_folder, load_fleet
+from admiralty.runtime.composition.memory import check_embedder
 from admiralty.runtime.serve import environment
 from admiralty.runtime.storage import Database
 
@@ -82,7 +83,7 @@ def _database(settings: Settings) -> str:
 
 def _fleet(name: str, settings: Settings) -> str:
     fleet = load_fleet(name)
-    fleet.documents(fleet_context(settings, fleet))
+    check_fleet(settings, fleet)
     return f"{fleet.name}: {', '.join(agent.name for agent in fleet.agents)}"
 
 
@@ -98,6 +99,7 @@ def _models(settings: Settings) -> str:
 
 
 def _embedder(settings: Settings) -> str:
+    check_embedder(settings)
     if settings.embedder == "auto" and find_spec("sentence_transformers") is None:
         raise Warned("hashing; better: pip install 'admiralty[memory]'")
     return settings.embedder

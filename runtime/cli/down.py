@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from admiralty.core.settings import Settings
 from admiralty.runtime.cli.output import console
+from admiralty.runtime.serve import environment
 from admiralty.runtime.serve.cluster import UpRecord, session_processes, start_time
 
 GRACE_SECONDS = 60.0
@@ -32,13 +33,27 @@ def run_down(settings: Settings) -> None:
                 os.kill(record.pid, signal.SIGKILL)
     else:
         console.print("[yellow]`up` had been killed; ending what it left behind.[/]")
+        if record.joined:
+            _leave(settings, record.gcs)
     killed = _end_session(record)
     (home / "up.json").unlink(missing_ok=True)
     console.print(f"Stopped{f'; {killed} processes had to be killed' if killed else ''}.")
 
 
+def _leave(settings: Settings, address: str) -> None:
+    """Take the fleet off the Ray that was joined, which goes on."""
+    environment.prepare(settings, environment.folders(settings.resolved_home), address=address)
+    from admiralty.runtime.serve import cluster
+    from admiralty.runtime.serve.app import APP_NAME
+
+    cluster.join(address)
+    cluster.leave(APP_NAME)
+
+
 def _end_session(record: UpRecord) -> int:
     """Kill what still belongs to the record's Ray session; return how many there were."""
+    if record.joined:  # those processes are not ours
+        return 0
     markers = [marker for marker in (record.session, record.run_folder) if marker.count("/") >= 2]
     killed = 0
     for _ in range(50):

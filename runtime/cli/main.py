@@ -137,6 +137,26 @@ def doctor(
 
 
 @app.command()
+def build(
+    fleet: FleetName = "fleets.support",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; by default standard output.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the Serve application.")] = "admiralty",
+    route_prefix: Annotated[str, typer.Option(help="Path below which it answers.")] = "/",
+    data: Annotated[Path | None, typer.Option(help="Data for the fleet.")] = None,
+    home: Home = None,
+    host: Annotated[str | None, typer.Option(help="Interface of the API. [127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API. [8000]")] = None,
+) -> None:
+    """Write a fleet as Ray Serve's YAML, for `serve deploy`. Needs nothing to run."""
+    from admiralty.runtime.cli.build import run_build
+
+    settings = Settings.load(data=data, home=home, host=host, port=port)
+    run_build(fleet, settings, output=output, name=name, route_prefix=route_prefix)
+
+
+@app.command()
 def demo(
     home: Home = None,
     port: Annotated[int | None, typer.Option(help="Port of the API. [8000, or a free one]")] = None,

@@ -19,7 +19,8 @@ from admiralty.core.errors import ConfigurationError
 from admiralty.core.settings import Settings
 from admiralty.runtime.cli.keys import with_keys
 from admiralty.runtime.cli.output import console
-from admiralty.runtime.composition.fleet import data_folder, fleet_context, load_fleet
+from admiralty.runtime.composition.fleet import check_fleet, data_folder, load_fleet
+from admiralty.runtime.composition.memory import check_embedder
 from admiralty.runtime.serve import environment
 from admiralty.runtime.serve.environment import Folders
 from admiralty.runtime.storage.keys import ApiKeys
@@ -76,9 +77,10 @@ def run_up(
     home = data_folder(settings)
     settings = settings.model_copy(update={"home": home})
     fleet = load_fleet(fleet_name)
-    fleet.documents(fleet_context(settings, fleet))  # a missing file is told now, not in a replica
     places = environment.folders(home)
     _refuse_second(settings)
+    check_fleet(settings, fleet)
+    check_embedder(settings)
     if address is None:
         environment.check_machine(settings, places, beside=beside)
     secret = with_keys(settings, _first_key)
@@ -91,7 +93,7 @@ def run_up(
     try:
         with _progress("Starting Ray" if address is None else f"Joining Ray at {address}"):
             imports = _import_meanwhile()
-            session = _connect(settings, places, address)
+            found = _connect(settings, places, address)
             stop.listen()
             imports.join()
 
@@ -116,9 +118,10 @@ def run_up(
             fleet=fleet_name,
             url=url,
             dashboard=f"http://127.0.0.1:{settings.dashboard_port}" if address is None else address,
-            session=session,
+            session="" if address else str(found.get("session_dir", "")),
             run_folder=str(places.run),
-            address=address,
+            gcs=address or str(found.get("gcs_address", "")),
+            joined=address is not None,
         )
         record.write(home)
         _welcome(record, fleet.name, secret, time.monotonic() - started, places)
@@ -148,14 +151,10 @@ def _import_meanwhile() -> threading.Thread:
     return thread
 
 
-def _connect(settings: Settings, places: Folders, address: str | None) -> str:
-    """Start or join Ray; return the folder of our own one's session."""
+def _connect(settings: Settings, places: Folders, address: str | None) -> dict[str, Any]:
     from admiralty.runtime.serve import cluster
 
-    if address is not None:
-        cluster.join(address)
-        return ""
-    return str(cluster.start_own(settings, places).get("session_dir", ""))
+    return cluster.start_own(settings, places) if address is None else cluster.join(address)
 
 
 def _report(parts: Mapping[str, bool], stop: Stop, note: Callable[[str], None]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from admiralty.agents import Fleet, FleetContext
-from admiralty.core.errors import ConfigurationError
+from admiralty.core.errors import AdmiraltyError, ConfigurationError
 from admiralty.core.settings import Settings
 
 
@@ -64,6 +64,22 @@ def fleet_context(settings: Settings, fleet: Fleet) -> FleetContext:
 def setup_resources(settings: Settings, fleet: Fleet) -> Any:
     """Open what the fleet's tools need, in this process."""
     return fleet.setup(fleet_context(settings, fleet)) if fleet.setup else None
+
+
+def check_fleet(settings: Settings, fleet: Fleet) -> None:
+    """Do here, once, what every replica will do: wrong data is told now, not by a replica that fails.
+
+    Raises ConfigurationError.
+    """
+    try:
+        fleet.documents(fleet_context(settings, fleet))
+        setup_resources(settings, fleet)
+    except AdmiraltyError:
+        raise
+    except Exception as error:  # whatever a person's own setup raises
+        raise ConfigurationError(
+            f"fleet = {fleet.name!r}: its setup failed: {type(error).__name__}: {error}."
+        ) from error
 
 
 def data_folder(settings: Settings) -> Path:

@@ -26,6 +26,9 @@ APP_NAME = "admiralty"
 LIGHT = {"num_cpus": 0.05}
 """What replicas that mostly wait reserve of a node's processors."""
 
+COMMON: dict[str, Any] = {"max_constructor_retry_count": 3}
+"""A replica that cannot start says why after three tries; Serve's default of 20 takes minutes to."""
+
 QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 """Serve's own log of a replica: without this, a line for every call is made and then filtered out."""
 
@@ -65,6 +68,7 @@ def build_app(spec: FleetSpec) -> Application:
         max_ongoing_requests=1000,
         logging_config=QUIET,
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
+        **COMMON,
     )
     return gateway.bind(spec, agents, scheduler, memory)
 

@@ -46,8 +46,10 @@ class UpRecord:
     session: str
     """Folder of our own Ray's session; empty on a Ray that is not ours."""
     run_folder: str
-    address: str | None
-    """Where the Ray is that was joined; ``None`` for our own."""
+    gcs: str
+    """Where Ray's head listens, for ``--address`` of others."""
+    joined: bool
+    """Whether that Ray is not ours."""
 
     def write(self, home: Path) -> None:
         """Store the record, readable by the owner only."""

