@@ -52,6 +52,8 @@ class Triage(BaseModel):
     confidence: float = Field(ge=0.0, le=1.0, description="How sure this is, 0 to 1.")
 
 
+# The limits leave room for the tokens that reasoning models spend before they answer; and no temperature is
+# set, since several of them refuse any but their own.
 triage = Agent(
     "triage",
     description="Reads each message first and decides who goes on.",
@@ -61,8 +63,7 @@ triage = Agent(
     handoffs=["lookup", "reasoning"],
     examples="examples/triage.yaml",
     replicas=Autoscale(minimum=1, maximum=4),
-    temperature=0.0,
-    max_output_tokens=300,
+    max_output_tokens=2_000,
 )
 
 lookup = Agent(
@@ -73,8 +74,7 @@ lookup = Agent(
     tools=[*READ_TOOLS, transfer_to_human_agents],
     handoffs=["reasoning"],
     replicas=Autoscale(minimum=1, maximum=4),
-    temperature=0.0,
-    max_output_tokens=1_500,
+    max_output_tokens=8_000,
     max_steps=24,
 )
 
@@ -88,7 +88,6 @@ reasoning = Agent(
     tier="mid",
     tools=TOOLS,
     replicas=Autoscale(minimum=1, maximum=4),
-    temperature=0.0,
-    max_output_tokens=2_500,
+    max_output_tokens=12_000,
     max_steps=30,
 )

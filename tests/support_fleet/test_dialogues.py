@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from admiralty.fleets.support.shop import source
+from admiralty.runtime.cli.demo import CONVERSATION
 
 from .conftest import Talk
 
@@ -217,6 +219,141 @@ async def test_who_asks_for_a_human_gets_one_with_a_summary(talk: Talk) -> None:
     answer = await talk.say("I want to talk to a human")
     assert talk.calls == [("transfer_to_human_agents", "ok")]
     assert "human" in answer
+
+
+@pytest.mark.requirement("support.demo")
+async def test_the_demonstrations_conversation_runs_from_status_to_cancellation(talk: Talk) -> None:
+    status, rules, cancel, yes = CONVERSATION
+    answer = await talk.say(status)
+    assert "#W1001001 is pending" in answer
+    assert "Rain Jacket" in answer
+    answer = await talk.say(rules)
+    assert "delivered" in answer
+    assert "[policy.md, Refund of a return]" in answer
+    answer = await talk.say(cancel)
+    assert "cancel order #W1001001" in answer
+    assert "[policy.md, Cancelling a pending order]" in answer
+    assert ASKS in answer
+    answer = await talk.say(yes)
+    assert answer.startswith("Done: order #W1001001 is cancelled; $126.62 goes back to credit card, visa")
+    assert talk.order("#W1001001")["status"] == "cancelled"
+
+
+@pytest.mark.requirement("support.policy")
+@pytest.mark.parametrize(
+    ("question", "told"),
+    [
+        ("How long does a refund take?", "5 to 7 business days"),
+        ("Can I return something that was delivered, and where does the refund go?", "gift card"),
+        ("Is it possible to change the address after it shipped?", "while the order is pending"),
+        ("what happens if i cancel", "Cancelling a pending order"),
+        ("Quick question before I buy: do you take things back if I dont like them", "return"),
+        ("Can I swap something for a totally different product?", "not for a different product"),
+        ("r refunds possible onto paypal??", "PayPal"),
+    ],
+)
+async def test_a_question_about_no_certain_order_is_answered_from_the_rules(
+    talk: Talk, question: str, told: str
+) -> None:
+    answer = await talk.say(question)
+    assert told in answer
+    assert "[policy.md, " in answer
+    assert not any(name.startswith("find_user") for name in talk.tools)
+
+
+async def test_asking_whether_a_certain_thing_can_be_returned_is_a_request(talk: Talk) -> None:
+    answer = await talk.say(f"Can I return the blanket from #W1001002? {MAYA}")
+    assert "return items of order #W1001002" in answer
+    assert "refund: $79.51 to credit card" in answer
+    assert ASKS in answer
+
+
+@pytest.mark.requirement("extractive.changes_of_mind")
+async def test_a_new_request_takes_the_place_of_an_open_question(talk: Talk) -> None:
+    assert "Which items" in await talk.say(f"I want to return stuff from #W1001002. {MAYA}")
+    asked = await talk.say("Please cancel order #W1001001, I no longer need it.")
+    assert "cancel order #W1001001" in asked
+    assert "Which items" not in asked
+    done = await talk.say("Yes, please go ahead.")
+    assert "is cancelled" in done
+    assert "Which items" not in done
+
+
+@pytest.mark.requirement("extractive.changes_of_mind")
+async def test_a_new_request_takes_the_place_of_an_unconfirmed_one(talk: Talk) -> None:
+    await talk.say(f"cancel #W1001001 no longer needed. {MAYA}")
+    asked = await talk.say("Actually change its address to 12 Main St, Springfield, IL 62701 instead")
+    assert "change the address of order #W1001001" in asked
+    done = await talk.say("yes")
+    assert "the address of order #W1001001" in done
+    assert talk.order("#W1001001")["status"] == "pending"
+    assert talk.order("#W1001001")["address"]["zip"] == "62701"
+
+
+@pytest.mark.requirement("extractive.changes_of_mind")
+async def test_a_question_in_between_is_answered_alone_and_the_request_waits(talk: Talk) -> None:
+    await talk.say(f"Cancel #W1001001, don't need it. {MAYA}")
+    between = await talk.say("hmm wait, where is #W1001003 actually?")
+    assert "processed" in between
+    assert ASKS not in between
+    again = await talk.say("ok. so yes, cancel it")
+    assert "cancel order #W1001001" in again
+    assert ASKS in again, "the yes did not follow the question, so it is asked once more"
+    await talk.say("yes")
+    assert talk.order("#W1001001")["status"] == "cancelled"
+
+
+@pytest.mark.requirement("extractive.changes_of_mind")
+@pytest.mark.parametrize("word", ["never mind", "no", "forget it, I'll keep it"])
+async def test_a_request_that_is_dropped_does_not_come_back(talk: Talk, word: str) -> None:
+    await talk.say(f"exchange my record player. {MAYA}")
+    assert "nothing was changed" in await talk.say(word)
+    assert "replaced by" not in await talk.say("what's the status of #W1001003?")
+    assert talk.changed == {}
+
+
+@pytest.mark.requirement("extractive.no_loop")
+async def test_the_same_question_is_never_put_twice_in_the_same_words(talk: Talk) -> None:
+    said = [await talk.say(f"I want to return something from #W1001002. {MAYA}")]
+    for _ in range(4):
+        said.append(await talk.say("the purple unicorn"))
+        assert said[-1] != said[-2]
+        assert "purple unicorn" in said[-1]
+        assert "human" in said[-1]
+    assert "Wool Blanket" in await talk.say("the blanket")
+
+
+@pytest.mark.parametrize(
+    ("message", "swap"),
+    [
+        ("can i swap the wool blanket from #W1001002 for a bigger one?", "(rust, queen), $83.32"),
+        ("I'd like the rain jacket in #W1001001 one size up please.", "(navy, M), $95.17"),
+        ("I'd like to exchange the wool blanket for a cheaper one", "grey, size queen, $79.01"),
+        ("the record player in #W1001002 - can I have it in black instead?", "(black, 2-speed), $200.59"),
+    ],
+)
+async def test_a_comparison_finds_the_variant_or_asks_which(talk: Talk, message: str, swap: str) -> None:
+    assert swap in await talk.say(f"{message} {MAYA}")
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("pls cancle ordr W1001001, dont need it anymore. {}", r"cancel order #W1001001"),
+        ("yo wheres my stuff?? {}", r"#W1001003"),
+        ("{} waht is the staus of my order W1001001", r"#W1001001 is pending"),
+        ("my name is Maya Chen, 97209, zip 97209. Has W1001003 been dispatched", r"processed"),
+        (
+            "How long do refunds take, and what's the status of #W1001003? {}",
+            r"5 to 7(.|\n)*processed",
+        ),
+        ("heyyy how's it going?", r"How can I help"),
+        ("what can u do for me", r"I can look up"),
+        ("you guys are useless idiots, nothing ever works", r"sorry(.|\n)*human"),
+    ],
+)
+async def test_everyday_writing_is_understood(talk: Talk, message: str, told: str) -> None:
+    assert re.search(told, await talk.say(message.format("maya.chen@example.com")))
 
 
 @pytest.mark.requirement("support.injection")

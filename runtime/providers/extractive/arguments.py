@@ -12,6 +12,7 @@ from admiralty.runtime.providers.extractive import lexicon
 from admiralty.runtime.providers.extractive.entities import compared_ids, find_address, find_ids, target_ids
 from admiralty.runtime.providers.extractive.facts import Json, Record, children, find_value, references, walk
 from admiralty.runtime.providers.extractive.matching import Picked, Unclear, pick
+from admiralty.runtime.providers.extractive.phrases import state_of
 from admiralty.runtime.providers.extractive.render import describe, describe_short, summary
 from admiralty.runtime.providers.extractive.requests import Goal
 from admiralty.runtime.providers.extractive.schema import Param, ToolSpec
@@ -151,12 +152,6 @@ def _spoken_of(goal: Goal, records: Sequence[Record], spec: ToolSpec, world: Wor
                 if record.id == key:
                     return record
     return None
-
-
-def state_of(spec: ToolSpec) -> str:
-    """Return the state that a tool's name demands: ``pending`` in ``cancel_pending_order``; may be empty."""
-    kind = spec.primary.kind.split("_")[0] if spec.primary else ""
-    return " ".join(spec.words[: spec.words.index(kind)]) if kind in spec.words else ""
 
 
 def fits(spec: ToolSpec, record: Record) -> bool:

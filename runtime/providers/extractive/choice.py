@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from admiralty.runtime.providers.extractive import lexicon
-from admiralty.runtime.providers.extractive.arguments import fits, named_target, state_of
+from admiralty.runtime.providers.extractive.arguments import fits, named_target
 from admiralty.runtime.providers.extractive.entities import find_address, find_ids
 from admiralty.runtime.providers.extractive.facts import Facts, Record
+from admiralty.runtime.providers.extractive.phrases import part_of, phrase, state_of
 from admiralty.runtime.providers.extractive.requests import Goal
 from admiralty.runtime.providers.extractive.schema import Toolbox, ToolSpec
-from admiralty.runtime.providers.extractive.text import has_phrase, humanize, words
+from admiralty.runtime.providers.extractive.text import has_phrase, humanize
 
 _BY_OBJECT = ("send", "set")
 """Verbs that no tool is named by, but that ask to change something: ``ship it to``, ``pay with``."""
@@ -113,22 +114,13 @@ def refusal(goal: Goal, tools: Toolbox, facts: Facts) -> tuple[str, ToolSpec] | 
     record = facts.get(spec.primary.kind, key) if spec.primary and key else None
     if record is None or in_state(spec, record, tools):
         return None
-    return (
-        f"I cannot {_action(spec)} {humanize(record.kind)} {record.id}: its status is “{record.status}”, "
-        f"and this needs an order that is {state_of(spec)}.".replace(
-            "an order", f"{'an' if record.kind[0] in 'aeiou' else 'a'} {humanize(record.kind)}"
-        ),
-        spec,
+    kind = humanize(record.kind)
+    one = f"{'of ' if part_of(spec) else ''}{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+    text = (
+        f"{kind.capitalize()} {record.id} is {record.status}, and I can only {phrase(spec, '')} "
+        f"{one} that is {state_of(spec)}."
     )
-
-
-def _action(spec: ToolSpec) -> str:
-    """Return ``cancel`` or ``return items of``: the tool's verb with its object, without the state."""
-    state = set(state_of(spec).split())
-    kind = spec.primary.kind if spec.primary else ""
-    rest = [word for word in spec.words if word not in state and word != kind]
-    said = words(spec.name.replace("_", " "))[0]
-    return f"{said} the {' '.join(rest)} of" if rest else said
+    return text, spec
 
 
 def possible_for(record: Record, tools: Toolbox) -> list[ToolSpec]:

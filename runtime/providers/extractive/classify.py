@@ -16,8 +16,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from admiralty.core.ports import Embedder, Memory
 from admiralty.core.values import ModelCall
 from admiralty.memory.classifier import IntentClassifier, Prediction
-from admiralty.runtime.providers.extractive.entities import find_person
-from admiralty.runtime.providers.extractive.requests import says_no, split_requests
+from admiralty.runtime.providers.extractive.entities import says_only_who
+from admiralty.runtime.providers.extractive.speech import says_no, split_requests
+from admiralty.runtime.providers.extractive.spelling import corrected
 from admiralty.runtime.providers.extractive.text import sentences, words
 from admiralty.runtime.providers.extractive.transcript import text_of
 from admiralty.tools.confirmation import is_affirmation
@@ -25,14 +26,7 @@ from admiralty.tools.confirmation import is_affirmation
 SURE = 0.1
 """Margin over the next label below which a message in a conversation stays with who answered last."""
 _SHORT = 4
-_ENTITY = re.compile(r"\S*@\S+|#?\b\w*\d\w*\b|\b\w+_\w+\b")
 _ID = re.compile(r"\S*@\S+|#?\b[A-Za-z_]*\d{3,}\b")
-_WHO = re.compile(
-    r"\b(?:my (?:full )?name is|i am|i'm|this is|my e-?mail(?: address)? is|my zip(?: code)? is|e-?mail|"
-    r"zip(?: code)?|name|you|are|and|is|it|it's|the|my|order|id|number|sure|here)\b",
-    re.IGNORECASE,
-)
-
 Examples = Mapping[str, Mapping[str, Sequence[str]]]
 
 
@@ -55,7 +49,8 @@ class StructuredAnswers:
             (name for name, field in fields.items() if set(_values(field)) & set(examples)), None
         )
         last = _last_agent(call.messages, agent)
-        texts = [text_of(message) for message in call.messages if isinstance(message, HumanMessage)]
+        said = [text_of(message) for message in call.messages if isinstance(message, HumanMessage)]
+        texts = [corrected(text) for text in said]
         chosen: dict[str, Any] = {}
         confidence = 0.0
         if label_field and len(examples) > 1 and texts:
@@ -115,13 +110,7 @@ def is_follow_up(text: str) -> bool:
     requests, questions, _ = split_requests(text)
     if requests or questions:
         return False
-    rest = _ENTITY.sub(" ", text)
-    if person := find_person([text]):
-        for part in person:
-            rest = re.sub(re.escape(part), " ", rest, flags=re.IGNORECASE)
-    named = rest != text
-    left = words(_WHO.sub(" ", rest))
-    return len(left) <= (_SHORT if named else 1)
+    return says_only_who(text)
 
 
 def _is_short_answer(text: str) -> bool:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from admiralty.runtime.providers.extractive.facts import Facts, Json, children, price_of
+from admiralty.runtime.providers.extractive.facts import (
+    Facts,
+    Json,
+    Record,
+    children,
+    find_value,
+    price_of,
+    walk,
+)
+from admiralty.runtime.providers.extractive.passages import rule_about
+from admiralty.runtime.providers.extractive.phrases import about, acted_on, was_done
 from admiralty.runtime.providers.extractive.render import (
     describe,
     describe_address,
@@ -15,61 +24,10 @@ from admiralty.runtime.providers.extractive.render import (
     find_part,
 )
 from admiralty.runtime.providers.extractive.schema import Param, ToolSpec
-from admiralty.runtime.providers.extractive.text import (
-    clean,
-    humanize,
-    listed,
-    money,
-    sentences,
-    singular,
-    words,
-)
+from admiralty.runtime.providers.extractive.text import clean, has_phrase, humanize, listed, money
 from admiralty.runtime.providers.extractive.transcript import Call
 
-_COMMON = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "of",
-        "to",
-        "and",
-        "or",
-        "is",
-        "in",
-        "on",
-        "for",
-        "be",
-        "will",
-        "it",
-        "this",
-        "that",
-        "your",
-        "you",
-        "i",
-        "my",
-        "with",
-        "by",
-        "at",
-        "as",
-        "not",
-        "can",
-        "do",
-        "does",
-        "are",
-        "if",
-        "how",
-        "what",
-        "when",
-        "which",
-        "any",
-        "there",
-        "their",
-        "they",
-        "user",
-        "users",
-    ]
-)
+CENT = 0.01
 
 
 def policy_query(spec: ToolSpec) -> str:
@@ -81,40 +39,68 @@ def confirmation(spec: ToolSpec, call: Call, facts: Facts) -> tuple[str, tuple[s
     """Return the question that lists all details of ``call``, and the citations in it."""
     lines = _details(spec, call.arguments, facts)
     note, citation = rule_about(policy_query(spec), facts, spec)
-    text = f"Please confirm: {humanize(spec.name)}.\n" + "\n".join(f"- {line}" for line in lines)
+    text = f"Please confirm: {about(spec, call, facts)}.\n" + "\n".join(f"- {line}" for line in lines)
     if note:
         text += f"\n{note} {citation}".rstrip()
     return f"{text}\nShall I go ahead? Please answer yes or no.", (citation,) if citation else ()
 
 
 def _details(spec: ToolSpec, arguments: Mapping[str, Any], facts: Facts) -> list[str]:
-    lines: list[str] = []
-    new = {param.kind: param for param in spec.params if param.is_new and param.array}
-    amount: float | None = None
+    lines, amount = _items(spec, arguments, facts)
     for param in spec.params:
         value = arguments.get(param.name)
-        if value in (None, "", []) or param in spec.address or param.is_new:
+        if value in (None, "", []) or param in spec.address or param.array or param is spec.primary:
             continue
-        if param.array and param.kind in new:
-            more, amount = _swaps(param, value, arguments.get(new[param.kind].name, []), facts)
-            lines += more
-        elif param.array:
-            parts = [_part(param.kind, str(key), facts) for key in value]
-            lines += [f"{humanize(param.kind)}: {describe(part)}" for part in parts]
-            amount = sum(price_of(part) or 0.0 for part in parts)
-            lines.append(f"together {money(amount)}")
-            amount = None
-        else:
-            lines.append(f"{humanize(param.name.removesuffix('_id'))}: {_value(param, str(value), facts)}")
-    if amount is not None:
-        lines.append(_difference(amount))
+        lines.append(_detail(spec, param, arguments, amount, facts))
     if spec.address:
-        lines.append(
-            f"new address: {describe_address({p.name: arguments.get(p.name, '') for p in spec.address})}"
-        )
+        given = {param.name: arguments.get(param.name, "") for param in spec.address}
+        lines.append(f"new address: {describe_address(given)}")
     if not any(param.array for param in spec.params):
         lines += _contents(spec, arguments, facts)
     return lines
+
+
+def _items(spec: ToolSpec, arguments: Mapping[str, Any], facts: Facts) -> tuple[list[str], float | None]:
+    """Return a line for each item that a call is about, and what they come to, or differ by."""
+    new = {param.kind: param for param in spec.params if param.is_new and param.array}
+    lines: list[str] = []
+    amount: float | None = None
+    for param in spec.params:
+        if not param.array or param.is_new:
+            continue
+        value = arguments.get(param.name) or []
+        if param.kind in new:
+            more, amount = _swaps(param, value, arguments.get(new[param.kind].name) or [], facts)
+            lines += more
+        else:
+            parts = [_part(param.kind, str(key), facts) for key in value]
+            lines += [describe(part) for part in parts]
+            amount = round(sum(price_of(part) or 0.0 for part in parts), 2)
+    return lines, amount
+
+
+def _detail(
+    spec: ToolSpec, param: Param, arguments: Mapping[str, Any], amount: float | None, facts: Facts
+) -> str:
+    """Return one argument in words; of what pays or is paid back to, with the amount."""
+    value = str(arguments.get(param.name))
+    said = _value(param, value, facts)
+    role = param.description.lower()
+    if amount is not None and "difference" in role:
+        return f"{_difference(amount)}{_by(said, amount)}"
+    if amount is not None and "refund" in role:
+        return f"refund: {money(amount)} to {said}"
+    text = f"{humanize(param.name.removesuffix('_id'))}: {said}"
+    if param.is_entity and not any(other.array for other in spec.params):
+        record = acted_on(spec, arguments, facts)
+        before = find_value(record.data, f"{param.kind}_id") if record else None
+        if before and before != value:
+            text += f", instead of {_value(param, str(before), facts)}"
+    return text
+
+
+def _by(said: str, amount: float) -> str:
+    return "" if abs(amount) < CENT / 2 else f", {'by' if amount > 0 else 'to'} {said}"
 
 
 def _contents(spec: ToolSpec, arguments: Mapping[str, Any], facts: Facts) -> list[str]:
@@ -123,10 +109,30 @@ def _contents(spec: ToolSpec, arguments: Mapping[str, Any], facts: Facts) -> lis
         return []
     record = facts.get(spec.primary.kind, str(arguments.get(spec.primary.name)))
     parts = [part for part in _named_parts(record.data) if price_of(part) is not None] if record else []
-    lines = [f"contains {describe(part)}" for part in parts]
+    lines = [describe(part) for part in parts]
     if parts:
         lines.append(f"total {money(sum(price_of(part) or 0.0 for part in parts))}")
+    if record and has_phrase(spec.description, ("refund it",)):
+        lines += [f"refund: {line}" for line in _payments(record.data, None, facts)]
     return lines
+
+
+def _payments(data: Json, only: str | None, facts: Facts, *, since: int = 0) -> list[str]:
+    """Return ``$5.00 to credit card, visa`` for each payment in a record, of one type or of all."""
+    entries = [inner for inner in walk(data) if isinstance(inner.get("amount"), int | float)][since:]
+    lines = []
+    for entry in entries:
+        if only in (None, entry.get("transaction_type")):
+            key = next((k for k in entry if k.endswith("_id")), "")
+            method = _method(key.removesuffix("_id"), str(entry.get(key, "")), facts)
+            lines.append(f"{money(float(entry['amount']))} to {method}")
+    return lines
+
+
+def _method(kind: str, key: str, facts: Facts) -> str:
+    identified = [facts.get(kind, key) for kind, key in facts.identified.items()]
+    part = find_part([record for record in identified if record], kind, key)
+    return describe_short(part, kind) if part else clean(humanize(key))
 
 
 def _named_parts(data: Json) -> list[Json]:
@@ -149,7 +155,7 @@ def _swaps(param: Param, old: Sequence[str], new: Sequence[str], facts: Facts) -
 
 
 def _difference(amount: float) -> str:
-    if abs(amount) < 0.005:
+    if abs(amount) < CENT / 2:
         return "no price difference"
     return f"price difference: {money(abs(amount))} {'to pay' if amount > 0 else 'back to you'}"
 
@@ -170,20 +176,44 @@ def _value(param: Param, value: str, facts: Facts) -> str:
 
 
 def done(spec: ToolSpec, call: Call, facts: Facts) -> str:
-    """Return what was done, with the state that the tool reported."""
-    target = spec.primary and call.arguments.get(spec.primary.name)
-    record = facts.get(spec.primary.kind, str(target)) if spec.primary else None
-    what = f"Done: {humanize(spec.name)}" + (f" ({clean(target)})" if target else "")
-    if record and record.status and record.seq == call.seq:
-        what += f"; its status is now “{clean(record.status)}”"
-    return f"{what}."
+    """Return what was done, the state that the tool reported, and where money goes."""
+    record = acted_on(spec, call.arguments, facts)
+    lines = [f"Done: {was_done(spec, call, facts)}"]
+    items, amount = _items(spec, call.arguments, facts)
+    moved = _moved(record, facts) if record and record.seq == call.seq else []
+    if items:
+        lines[0] += f" ({listed(items)})"
+    if items and amount is not None:
+        pays = next((p for p in spec.params if p.is_entity and not p.array and p is not spec.primary), None)
+        lines += [_detail(spec, pays, call.arguments, amount, facts)] if pays else []
+    elif spec.address:
+        given = {param.name: call.arguments.get(param.name, "") for param in spec.address}
+        lines.append(f"it is now {describe_address(given)}")
+    else:
+        lines += moved
+    return f"{'; '.join(lines)}."
+
+
+def _moved(record: Record, facts: Facts) -> list[str]:
+    """Return the payments that a change made."""
+    earlier = facts.replaced.get((record.kind, record.id))
+    if earlier is None:
+        return []
+    since = len([inner for inner in walk(earlier.data) if isinstance(inner.get("amount"), int | float)])
+    paid = [
+        line.replace(" to ", " is paid by ", 1)
+        for line in _payments(record.data, "payment", facts, since=since)
+    ]
+    back = [
+        line.replace(" to ", " goes back to ", 1)
+        for line in _payments(record.data, "refund", facts, since=since)
+    ]
+    return paid + back
 
 
 def failed(spec: ToolSpec, call: Call, facts: Facts) -> str:
     """Return why it was not done, as the tool said it, and what else could be used."""
-    target = spec.primary and call.arguments.get(spec.primary.name)
-    of = f" ({clean(target)})" if target else ""
-    text = f"I could not {humanize(spec.name)}{of}: {clean(call.error.rstrip('.'), 300)}."
+    text = f"I could not {about(spec, call, facts)}: {clean(call.error.rstrip('.'), 300)}."
     return f"{text} Nothing was changed by it.{_alternatives(spec, call, facts)}"
 
 
@@ -211,63 +241,3 @@ def plain_result(content: str | None) -> str:
     except ValueError:
         return clean(content or "", 200)
     return clean(value, 200) if isinstance(value, str | int | float) else ""
-
-
-# -- passages --------------------------------------------------------------------------------------------
-
-
-def rule_about(query: str, facts: Facts, spec: ToolSpec | None = None) -> tuple[str, str]:
-    """Return the sentences of the found passages that say most on ``query``, and their citation."""
-    passages = facts.passages.get(query, ())
-    state = spec.words if spec else ()
-    best: tuple[float, str, str] = (0.0, "", "")
-    for rank, passage in enumerate(passages):
-        heading = words(str(passage.get("heading", "")))
-        for sentence in passage_sentences(str(passage.get("text", ""))):
-            found = set(_stems(sentence))
-            score = len(found & set(_stems(query))) + 0.5 * len(
-                set(_stems(" ".join(heading))) & set(_stems(query))
-            )
-            score += 1.5 * ("confirmation" in words(sentence) or "refund" in words(sentence)) if spec else 0
-            score += 0.1 * len(found & set(state)) - 0.3 * rank
-            if score > best[0]:
-                best = (score, sentence, citation_of(passage))
-    return clean(best[1], 400), best[2]
-
-
-def passage_sentences(text: str) -> list[str]:
-    """Return a passage's sentences without list marks and headings."""
-    lines = [re.sub(r"^\s*(?:[-*+]|\d+[.)])\s+", "", line) for line in text.splitlines()]
-    kept = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return [sentence for sentence in sentences("\n".join(kept)) if len(words(sentence)) > 3]
-
-
-def citation_of(passage: Json) -> str:
-    """Return how to cite a passage; may be empty."""
-    if passage.get("citation"):
-        return clean(passage["citation"])
-    source = passage.get("source")
-    return f"[{clean(source)}]" if source else ""
-
-
-def _stems(text: str) -> list[str]:
-    return [_stem(word) for word in words(text) if word not in _COMMON]
-
-
-def _stem(word: str) -> str:
-    word = singular(word)
-    for ending in ("ation", "ing", "led", "ed", "ment", "e"):
-        if word.endswith(ending) and len(word) - len(ending) >= 4:
-            return word.removesuffix(ending)
-    return word
-
-
-def overlap(question: str, text: str) -> float:
-    """Return the share of the question's telling words that ``text`` has too, 0 to 1."""
-    asked = set(_stems(question))
-    return len(asked & set(_stems(text))) / len(asked) if asked else 0.0
-
-
-def possible(specs: Sequence[ToolSpec]) -> str:
-    """Return in words what the given tools can do."""
-    return listed([humanize(spec.name) for spec in specs], "or")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from admiralty.runtime.providers.extractive.lexicon import STATES
 from admiralty.runtime.providers.extractive.schema import Param
+from admiralty.runtime.providers.extractive.text import words
 
 _NAME = r"([A-Za-z][\w'’-]*)\s+(?:[A-Z]\.\s+)?([A-Za-z][\w'’-]+)"
 _CAPITAL_NAME = r"([A-Z][\w'’-]*)\s+(?:[A-Z]\.\s+)?([A-Z][\w'’-]+)"
@@ -73,6 +74,26 @@ _ADDRESS_END = re.compile(
     r"(?:\s*,?\s*(?P<country>USA|US|United States)\b)?"
 )
 _STREET = re.compile(r"\b\d{1,6}[A-Za-z]?\s+[A-Za-z]")
+
+
+_ENTITY = re.compile(r"\S*@\S+|#?\b\w*\d\w*\b|\b\w+_\w+\b")
+_WHO = re.compile(
+    r"\b(?:my (?:full )?name is|i am|i'm|this is|my e-?mail(?: address)? is|my zip(?: code)? is|e-?mail|"
+    r"zip(?: code)?|name|you|are|and|is|it|it's|the|my|order|id|number|sure|here)\b",
+    re.IGNORECASE,
+)
+_MOST_LEFT = 4
+
+
+def says_only_who(text: str) -> bool:
+    """Return whether a text only names: a person, contact data, an id; nothing is asked or told by it."""
+    rest = _ENTITY.sub(" ", text)
+    if person := find_person([text]):
+        for part in person:
+            rest = re.sub(re.escape(part), " ", rest, flags=re.IGNORECASE)
+    named = rest != text
+    left = words(_WHO.sub(" ", rest))
+    return len(left) <= (_MOST_LEFT if named else 1)
 
 
 def find_ids(text: str, pattern: re.Pattern[str] | None) -> list[tuple[str, int]]:

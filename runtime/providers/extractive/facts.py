@@ -45,6 +45,8 @@ class Facts:
     """Names with their ids, from the tool that lists everything."""
     passages: Mapping[str, Sequence[Json]]
     """Found passages, by the query that found them."""
+    replaced: Mapping[tuple[str, str], Record] = field(default_factory=dict)
+    """Records as they were before they were last changed."""
     last_write: int = -1
     """Place of the last change among all calls."""
     made: frozenset[str] = field(default_factory=frozenset)
@@ -92,8 +94,11 @@ def _learn(facts: Facts, call: Call, tools: Toolbox, *, is_present: bool) -> Fac
         named = {str(key): inner for key, inner in value.items() if isinstance(inner, str)}
         return replace(facts, listing={**facts.listing, **named})
     if record := _record(value, spec, call):
-        others = {key: old for key, old in facts.records.items() if key != (record.kind, record.id)}
-        return replace(facts, records={**others, (record.kind, record.id): record})
+        place = (record.kind, record.id)
+        others = {key: old for key, old in facts.records.items() if key != place}
+        if spec.is_write and place in facts.records:
+            facts = replace(facts, replaced={**facts.replaced, place: facts.records[place]})
+        return replace(facts, records={**others, place: record})
     return facts
 
 

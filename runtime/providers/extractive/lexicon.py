@@ -27,6 +27,8 @@ ACTIONS: dict[str, tuple[str, ...]] = {
         "set", "make that", "make it", "make this", "pay with", "pay by", "pay using", "pay order",
         "pay the order",
         "pay my order", "pay for", "pay it", "charge", "use my", "use the", "upgrade", "downgrade",
+    "have it in", "have them in", "get it in", "want it in", "like it in", "prefer it in", "one size up",
+    "one size down", "one size bigger", "one size smaller", "next size up", "next size down",
     ),
     "transfer": ("transfer", "transferring", "escalate"),
 }  # fmt: skip
@@ -81,7 +83,8 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "status": (
         "status", "where", "arrive", "arrived", "arriving", "shipped", "ship", "delivered", "delivery",
         "state",
-        "processed", "progress", "here yet", "when will", "happening", "update on", "coming",
+        "processed", "dispatched", "sent out", "progress", "here yet",
+        "when will", "happening", "update on", "coming",
     ),
     "tracking": ("tracking", "track", "package", "parcel", "shipment", "courier", "trace"),
     "items": (
@@ -134,8 +137,23 @@ QUESTION_STARTS = (
 REQUEST_STARTS = (
     "can i", "could i", "may i", "can you", "could you", "would you", "will you", "is it possible to",
     "would it be possible", "am i able", "please", "is there a way to", "do you think you could",
-    "would you mind", "do you mind",
+    "would you mind", "do you mind", "can we", "could we",
 )  # fmt: skip
+
+RULE_STARTS = (
+    "can i", "could i", "may i", "can we", "could we", "is it possible", "would it be possible", "am i able",
+    "is there a way", "am i allowed", "can one", "can customers", "can people",
+)  # fmt: skip
+"""They ask what is possible; of a certain thing, they ask to have it done."""
+
+MEANINGS = {
+    "return": r"(?:send|sending|take|give|bring|ship)(?: \w+)? back|sent back",
+    "refund": r"(?:my |the )?money back|reimburse\w*|get paid back",
+    "cancelled": r"cancell?able|call(?:ed)? off",
+    "exchange": r"swap\w*|trade|replace",
+    "modified": r"chang(?:e|ed|ing)|edit(?:ed)?|updat(?:e|ed)",
+}
+"""Everyday phrases (patterns), under the word that documents use."""
 
 HUMAN_WORDS = (
     "human", "real person", "a person", "live agent", "human agent", "representative", "supervisor",
@@ -153,6 +171,12 @@ THANKS = frozenset(
     {"thanks", "thank", "thx", "cheers", "great", "perfect", "awesome", "bye", "goodbye", "appreciate"}
 )
 
+COMPLAINTS = (
+    "useless", "idiot", "stupid", "terrible", "horrible", "angry", "furious", "worst", "ridiculous", "sucks",
+    "unacceptable", "scam", "awful", "disappointed", "disgusting", "broken", "damaged", "annoying",
+    "annoyed", "incompetent", "garbage", "nothing works", "nothing ever works", "fed up", "pathetic",
+)  # fmt: skip
+
 BOUNDARIES = frozenset(
     {"and", "then", "also", "plus", "additionally", "next", "after", "second", "first", "finally"}
 )
@@ -167,6 +191,24 @@ WAYS_TO_PAY = (
     "bank transfer",
     "visa",
 )
+
+SCALES = (
+    ("xxs", "xs", "s", "m", "l", "xl", "xxl", "xxxl"),
+    ("tiny", "small", "medium", "large", "extra large"),
+    ("short", "regular", "long", "extra long"),
+    ("single", "double", "triple"),
+    ("throw", "twin", "full", "queen", "king"),
+    ("low", "medium", "high"),
+)
+"""Values that people order without a number."""
+SIZES = (
+    "size", "capacity", "volume", "persons", "length", "width", "height", "diameter", "pieces", "storage",
+    "screen size", "weight",
+)  # fmt: skip
+"""Options that ``bigger`` is about, where several are ordered."""
+MORE = ("bigger", "larger", "longer", "wider", "size up", "sizes up", "roomier", "taller")
+LESS = ("smaller", "shorter", "narrower", "size down", "sizes down", "tinier")
+CHEAPER = ("cheaper", "less expensive", "lower price", "lower priced")
 
 CHEAPEST = ("cheapest", "least expensive", "lowest price", "lowest priced")
 DEAREST = ("most expensive", "highest price", "highest priced", "priciest")

@@ -5,9 +5,11 @@ Pure functions over tokens; knows neither tools nor requests.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from admiralty.runtime.providers.extractive import lexicon
 from admiralty.runtime.providers.extractive.facts import Json, options_of
 from admiralty.runtime.providers.extractive.text import Token, find_all, find_phrase, singular, words
 
@@ -30,6 +32,34 @@ def domain_of(records: Sequence[Json]) -> dict[str, list[str]]:
         for key, value in options_of(record).items():
             found.setdefault(key, set()).add(value)
     return {key: sorted(values) for key, values in found.items()}
+
+
+def beyond(value: str, values: Sequence[str], *, up: bool) -> list[str]:
+    """Return the ``values`` above (or below) ``value`` in their order, nearest first; empty without one."""
+    places = _places([*values, value])
+    if places is None:
+        return []
+    own = places[-1]
+    found = [(place, other) for place, other in zip(places, values, strict=False) if place != own]
+    return [other for place, other in sorted(found, reverse=not up) if (place > own) is up]
+
+
+def ordered_option(domain: Domain, own: Mapping[str, str]) -> str:
+    """Return the option that ``bigger`` is about: the only ordered one, or one that is a size; else empty."""
+    keys = [key for key, values in domain.items() if len(values) > 1 and key in own and _places(values)]
+    sizes = [key for key in keys if key in lexicon.SIZES]
+    return (sizes or keys)[0] if len(sizes or keys) == 1 else ""
+
+
+def _places(values: Sequence[str]) -> list[float] | None:
+    """Return where each value stands in their order: by its number, or on a scale of words."""
+    numbers = [re.match(r"-?\d+(?:\.\d+)?", value) for value in values]
+    units = {value[match.end() :].strip() for value, match in zip(values, numbers, strict=True) if match}
+    if all(numbers) and len(units) == 1:
+        return [float(match.group()) for match in numbers if match]
+    low = [value.lower() for value in values]
+    scale = next((scale for scale in lexicon.SCALES if set(low) <= set(scale)), None)
+    return [float(scale.index(value)) for value in low] if scale else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,14 +18,14 @@ from admiralty.runtime.providers.extractive.compose import (
     failed,
     plain_result,
     policy_query,
-    possible,
-    rule_about,
 )
 from admiralty.runtime.providers.extractive.facts import Record, gather
+from admiralty.runtime.providers.extractive.passages import rule_about
+from admiralty.runtime.providers.extractive.phrases import about, otherwise, possible, verb_of
 from admiralty.runtime.providers.extractive.questions import answer, inquiry
 from admiralty.runtime.providers.extractive.requests import Goal, follow
 from admiralty.runtime.providers.extractive.schema import Toolbox, ToolSpec
-from admiralty.runtime.providers.extractive.text import clean, has_phrase, humanize
+from admiralty.runtime.providers.extractive.text import clean, has_phrase
 from admiralty.runtime.providers.extractive.transcript import Transcript, read_transcript
 from admiralty.runtime.providers.extractive.world import Do, Say, Step, World
 
@@ -52,6 +52,8 @@ def plan(messages: Sequence[BaseMessage], tools: Toolbox) -> Step:
 def _work(goals: Sequence[Goal], world: World) -> Step:
     """Go through the requests in order: tell what became of each, and work on the first open one."""
     now = len(world.transcript.turns) - 1
+    if not any(goal.touched == now for goal in goals):  # a question in between, or a courtesy
+        goals = ()
     parts: list[str] = []
     citations: tuple[str, ...] = ()
     confidence = 0.9
@@ -61,7 +63,7 @@ def _work(goals: Sequence[Goal], world: World) -> Step:
             continue
         if isinstance(step, Do):
             return step
-        parts.append(step.text)
+        parts.append(otherwise(step.text, world) if goal.is_open else step.text)
         citations += step.citations
         confidence = min(confidence, step.confidence)
         if goal.is_open and not _is_refused(goal, world):
@@ -94,14 +96,20 @@ def _report(goal: Goal, world: World, now: int) -> Step | None:
     if goal.touched != now:
         return None
     if goal.status == "declined":
-        what = humanize(goal.call.name) if goal.call else goal.verb
-        return Say(text=f"All right, nothing was changed. I did not carry out: {what}.", confidence=0.95)
+        return Say(text=_dropped(goal, world), confidence=0.95)
     spec = world.tools.get(goal.call.name) if goal.call else None
     if spec is None or goal.call is None:
         return None
     if goal.status == "failed":
         return _with_rule(failed(spec, goal.call, world.facts), spec, world)
     return Say(text=done(spec, goal.call, world.facts), confidence=0.95)
+
+
+def _dropped(goal: Goal, world: World) -> str:
+    spec = world.tools.get(goal.call.name) if goal.call else None
+    if spec and goal.call:
+        return f"All right, nothing was changed: I will not {about(spec, goal.call, world.facts)}."
+    return f"All right, nothing was changed; I drop the request to {goal.verb}."
 
 
 def _serve(goal: Goal, world: World, now: int) -> Step | None:
@@ -130,7 +138,7 @@ def _serve(goal: Goal, world: World, now: int) -> Step | None:
         return arguments
     step = Do(name=actual.name, arguments=arguments)
     if not world.can_call(step):
-        return Say(text=f"I could not {humanize(actual.name)}.", confidence=0.3)
+        return Say(text=f"I could not {verb_of(actual)} that.", confidence=0.3)
     return step
 
 
@@ -157,7 +165,7 @@ def _refuse(goal: Goal, spec: ToolSpec, record: Record, world: World) -> Step | 
         return None
     text = told[0]
     if others := possible_for(record, world.tools):
-        text += f" What I can do with it is: {possible(others)}."
+        text += f" What I can do: {possible(others, world.tools, 'it')}."
     return _with_rule(text, spec, world)
 
 
@@ -200,7 +208,7 @@ def _elsewhere(goal: Goal, world: World) -> Step | None:
         if world.can_call(step):
             return step
     writes = world.tools.writes
-    can = f" What I can do is: {possible(writes)}." if writes else ""
+    can = f" What I can do is: {possible(writes, world.tools)}." if writes else ""
     text = f"I cannot {goal.verb} that here.{can}"
     return None if _was_told(text, world.transcript) else Say(text=text, confidence=0.6)
 

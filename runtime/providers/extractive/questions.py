@@ -7,19 +7,25 @@ import re
 from admiralty.runtime.providers.extractive import lexicon
 from admiralty.runtime.providers.extractive.arguments import MOST_CHOICES
 from admiralty.runtime.providers.extractive.catalogue import catalogue_answer
-from admiralty.runtime.providers.extractive.compose import citation_of, overlap, passage_sentences, possible
-from admiralty.runtime.providers.extractive.entities import find_ids, find_person
+from admiralty.runtime.providers.extractive.entities import find_ids, find_person, says_only_who
 from admiralty.runtime.providers.extractive.facts import Record, references
+from admiralty.runtime.providers.extractive.passages import from_documents, in_other_words
+from admiralty.runtime.providers.extractive.phrases import otherwise, possible
 from admiralty.runtime.providers.extractive.records import describe_records
-from admiralty.runtime.providers.extractive.requests import is_question, says_no, split_requests
 from admiralty.runtime.providers.extractive.schema import Toolbox
-from admiralty.runtime.providers.extractive.text import clean, has_phrase, humanize, listed, words
+from admiralty.runtime.providers.extractive.speech import (
+    asks_about_acting,
+    inquiries,
+    is_question,
+    is_small_talk,
+    says_no,
+    split_requests,
+)
+from admiralty.runtime.providers.extractive.text import has_phrase, humanize, listed, sentences, words
 from admiralty.runtime.providers.extractive.transcript import Transcript
 from admiralty.runtime.providers.extractive.world import Do, Say, Step, World
 from admiralty.tools.confirmation import is_affirmation
 
-RELEVANT = 0.34
-"""Share of a question's telling words that a passage must have to count as an answer."""
 _RULES = (
     "policy", "policies", "how long", "allowed", "what happens", "rules", "do you accept", "conditions",
     "terms", "possible to",
@@ -29,6 +35,13 @@ _RULES = (
     "can a customer", "can people",
     "what can you do", "which reasons", "valid reasons", "in which cases", "am i able to",
 )  # fmt: skip
+_ABILITIES = (
+    "what can you do",
+    "how can you help",
+    "what do you do",
+    "what are you able to",
+    "can you help me",
+)
 _GREETING = re.compile(r"^\W*(hi|hello|hey|good (morning|afternoon|evening|day)|greetings)\b", re.IGNORECASE)
 
 
@@ -43,8 +56,9 @@ def inquiry(transcript: Transcript, tools: Toolbox, *, only_questions: bool = Fa
         return " ".join(questions) + (f" . {rest}" if rest and not _is_identification(rest) else "")
     if only_questions:
         return ""
-    if rest and (_topics(rest) or _ids(rest, tools)) and not _is_identification(rest):
-        return rest
+    told = " ".join(part for part in sentences(rest) if not says_only_who(part))
+    if told and (_topics(told) or (_ids(told, tools) and not _is_identification(told))):
+        return told
     if rest and _is_identification(rest):
         for turn in reversed(transcript.turns[:-1]):
             requests, questions, before = split_requests(turn.text, tools.own_verbs)
@@ -69,24 +83,57 @@ def _is_identification(text: str) -> bool:
 
 
 def answer(question: str, world: World) -> Step:
-    """Return the answer to ``question``, or the call that it needs first."""
-    text = world.transcript.current.text
+    """Return the answer to ``question``, part by part, or the call that it needs first."""
     if not question:
-        return _without_question(text, world)
-    named = [kind for kind, pattern in world.tools.patterns.items() if find_ids(question, pattern)]
-    about_rules = has_phrase(question, _RULES) and "#" not in question
-    own = bool(named) or _is_own(question, world)
-    if about_rules and world.tools.knowledge:
+        return _without_question(world.transcript.current.text, world)
+    if is_small_talk(question):
+        return Say(text=_abilities(world, "Hello, I am fine! How can I help you?"), confidence=0.8)
+    parts = inquiries(question)
+    if len({_asks_records(part, world) for part in parts}) < 2:
+        parts = [question]
+    said: list[Say] = []
+    for part in parts:
+        step = _answer(part, world)
+        if isinstance(step, Do):
+            return step
+        said.append(step)
+    known = [step for step in said if step.confidence >= 0.5] or said[:1]
+    return Say(
+        text="\n\n".join(step.text for step in known),
+        citations=tuple(citation for step in known for citation in step.citations),
+        confidence=min(step.confidence for step in said),
+    )
+
+
+def _asks_records(question: str, world: World) -> bool:
+    """Return whether a question is about the user's own records, rather than about what holds for all."""
+    named = any(find_ids(question, pattern) for pattern in world.tools.patterns.values())
+    return (named or _is_own(question, world)) and not _asks_rules(question, world)
+
+
+def _asks_rules(question: str, world: World) -> bool:
+    if "#" in question:
+        return False
+    return has_phrase(question, _RULES) or asks_about_acting(in_other_words(question), world.tools.own_verbs)
+
+
+def _answer(question: str, world: World) -> Step:
+    if _asks_rules(question, world) and world.tools.knowledge:
         step = _from_documents(question, world)
         if isinstance(step, Do) or step.confidence >= 0.5:
             return step
-    if own and world.tools.finders:
+    named = any(find_ids(question, pattern) for pattern in world.tools.patterns.values())
+    if (named or _is_own(question, world)) and world.tools.finders:
         return _from_records(question, world)
+    if has_phrase(question, _ABILITIES):
+        return Say(text=_abilities(world, "I am glad to help."), confidence=0.7)
     if found := _from_catalogue(question, world):
         return found
-    if world.tools.knowledge:
-        return _from_documents(question, world)
-    return unknown(world)
+    return _from_documents(question, world)
+
+
+def _from_documents(question: str, world: World) -> Step:
+    return from_documents(question, world) or unknown(world)
 
 
 def _is_own(question: str, world: World) -> bool:
@@ -112,7 +159,7 @@ def _without_question(text: str, world: World) -> Step:
         return Say(text=_abilities(world, "What can I do for you?"), confidence=0.6)
     if says_no(text):
         return Say(text="All right. Have a good day!", confidence=0.8)
-    if _GREETING.match(text) and len(said) <= 8:
+    if (_GREETING.match(text) and len(said) <= 8) or is_small_talk(text):
         return Say(text=_abilities(world, "Hello! How can I help you?"), confidence=0.9)
     if _is_identification(text) and world.tools.finders:
         me = world.me()
@@ -130,18 +177,18 @@ def _abilities(world: World, start: str) -> str:
     ]
     can = [f"look up {listed(kinds)}"] if kinds else []
     if world.tools.writes:
-        can.append(possible(world.tools.writes))
+        can.append(possible(world.tools.writes, world.tools))
     return f"{start} I can {'; '.join(can)}." if can else start
 
 
 def unknown(world: World) -> Say:
     """Return the honest answer to what was not understood or is not known."""
-    return Say(
-        text=_abilities(
-            world, "I am sorry, I do not know that, or I did not understand it. Please put it in other words."
-        ),
-        confidence=0.2,
-    )
+    if has_phrase(world.transcript.current.text, lexicon.COMPLAINTS):
+        start = "I am sorry that this has been a trouble to you. Please tell me what went wrong."
+        human = " Or ask for a human, and I hand you over." if world.tools.human else ""
+        return Say(text=otherwise(_abilities(world, start) + human, world), confidence=0.4)
+    start = "I am sorry, I do not know that, or I did not understand it. Please put it in other words."
+    return Say(text=otherwise(_abilities(world, start), world), confidence=0.2)
 
 
 # -- the user's own records --------------------------------------------------------------
@@ -232,38 +279,3 @@ def _from_catalogue(question: str, world: World) -> Step | None:
         if world.can_call(step):
             return step
     return catalogue_answer(question, world)
-
-
-def _from_documents(question: str, world: World) -> Step:
-    knowledge = world.tools.knowledge
-    if knowledge is None:
-        return unknown(world)
-    query = clean(question, 300)
-    if query not in world.facts.passages:
-        step = Do(name=knowledge.name, arguments={knowledge.required[0].name: query})
-        return step if world.can_call(step) else unknown(world)
-    scored: list[tuple[float, int, str, str]] = []
-    for rank, passage in enumerate(world.facts.passages[query]):
-        heading = str(passage.get("heading", "")).rsplit(" > ", 1)[-1]
-        for sentence in passage_sentences(str(passage.get("text", ""))):
-            score = (
-                overlap(question, f"{heading} {sentence}") + 0.2 * overlap(question, sentence) - 0.05 * rank
-            )
-            scored.append((score, -len(scored), clean(sentence, 400), citation_of(passage)))
-    scored.sort(reverse=True)
-    if not scored or scored[0][0] < RELEVANT:
-        return unknown(world)
-    best = [item for item in scored[:3] if item[0] >= max(RELEVANT, 0.75 * scored[0][0])]
-    citations = tuple(dict.fromkeys(item[3] for item in best if item[3]))
-    text = " ".join(f"{sentence} {citation}".strip() for _, _, sentence, citation in _grouped(best))
-    return Say(text=text, citations=citations, confidence=min(0.9, 0.4 + scored[0][0] / 2))
-
-
-def _grouped(best: list[tuple[float, int, str, str]]) -> list[tuple[float, int, str, str]]:
-    """Let sentences of one passage share its citation, in the order in which they stand there."""
-    result: list[tuple[float, int, str, str]] = []
-    for citation in dict.fromkeys(item[3] for item in best):
-        of_one = sorted((item for item in best if item[3] == citation), key=lambda item: -item[1])
-        score, order = of_one[0][0], of_one[0][1]
-        result.append((score, order, " ".join(item[2] for item in of_one), citation))
-    return result

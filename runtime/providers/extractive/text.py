@@ -12,7 +12,7 @@ from functools import lru_cache
 
 _TOKEN = re.compile(r"[a-z0-9]+(?:\.[0-9]+)?%?")
 _SENTENCE = re.compile(
-    r"(?<=[.!?])\s+(?=[A-Z#\"'])|\n+|(?<=;)\s+(?=(?:For|Return|Cancel|Please|Also|And|Then)\b)"
+    r"(?<=[.!?])\s+(?=[A-Z#\"'])|(?<=\?)\s+|\n+|(?<=;)\s+(?=(?:For|Return|Cancel|Please|Also|And|Then)\b)"
 )
 _SPELLINGS = {
     "feet": "ft", "foot": "ft", "inches": "inch", "litre": "liter", "litres": "liter", "liters": "liter",

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
+from admiralty.runtime.providers.extractive.spelling import corrected
+
 Status = Literal["ok", "error", "asked", "open"]
 
 _ERROR = "Error:"
@@ -106,7 +108,7 @@ def read_transcript(messages: Sequence[BaseMessage]) -> Transcript:
     for message in messages:
         if isinstance(message, HumanMessage):
             close()
-            asked, calls, answers = text_of(message), [], []
+            asked, calls, answers = corrected(text_of(message)), [], []
         elif isinstance(message, AIMessage):
             if text := text_of(message).strip():
                 answers.append((message.name or "", text))

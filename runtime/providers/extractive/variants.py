@@ -16,7 +16,13 @@ from admiralty.runtime.providers.extractive.facts import (
     price_of,
 )
 from admiralty.runtime.providers.extractive.matching import Picked, mentions, wants_same
-from admiralty.runtime.providers.extractive.options import Options, domain_of, parse_options
+from admiralty.runtime.providers.extractive.options import (
+    Options,
+    beyond,
+    domain_of,
+    ordered_option,
+    parse_options,
+)
 from admiralty.runtime.providers.extractive.render import describe, describe_options
 from admiralty.runtime.providers.extractive.requests import Goal
 from admiralty.runtime.providers.extractive.text import has_phrase, listed, tokens
@@ -68,6 +74,8 @@ def _choose(
     if has_phrase(text, lexicon.CHEAPEST) or has_phrase(text, lexicon.DEAREST):
         return _extreme(item, said, variants, dearest=has_phrase(text, lexicon.DEAREST))
     if not said.chosen and not said.unclear:
+        if compared := _compared(item, text, variants):
+            return compared
         if is_same:
             return item.record
         return Say(
@@ -118,6 +126,35 @@ def _extreme(item: Picked, said: Options, variants: Sequence[Json], *, dearest: 
             "Which other would you like?"
         )
     return found
+
+
+def _compared(item: Picked, text: str, variants: Sequence[Json]) -> Json | Say | None:
+    """Return the variant that is ``cheaper`` or ``bigger`` than the item, or ask which of several."""
+    own, price = options_of(item.record), price_of(item.record) or 0.0
+    found: list[Json]
+    if has_phrase(text, lexicon.CHEAPER):
+        wish = "cheaper"
+        found = [v for v in variants if is_available(v) and (price_of(v) or 0.0) < price]
+    elif has_phrase(text, lexicon.MORE) or has_phrase(text, lexicon.LESS):
+        wish = "bigger" if has_phrase(text, lexicon.MORE) else "smaller"
+        key = ordered_option(domain_of(variants), own)
+        values = domain_of(variants).get(key, [])
+        better = beyond(own.get(key, ""), values, up=wish == "bigger")
+        wanted = [{**own, key: value} for value in better]
+        found = [v for options in wanted for v in variants if is_available(v) and options_of(v) == options]
+        if has_phrase(text, ("one size", "next size", "size up", "size down")):
+            found = found[:1]
+    else:
+        return None
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        return Say(
+            text=f"There is no {wish} available {name_of(item.record)} than yours. "
+            f"Available options: {describe_domain(variants)}. Which would you like?"
+        )
+    lines = "\n".join(f"- {describe_options(v)}" for v in found[:MOST_LISTED])
+    return Say(text=f"These are {wish} than {describe(item.record)}:\n{lines}\nWhich one would you like?")
 
 
 def _none_fits(item: Picked, said: Options, variants: Sequence[Json]) -> Say:
