@@ -56,8 +56,11 @@ class RemoteScheduler:
         self._complete = by_value(handle, "complete")
         self._stream = by_value(handle, "stream", stream=True)
 
-    def stream(self, call: ModelCall) -> AnswerStream:
-        return _stream(self._stream, call)
+    async def stream(self, call: ModelCall) -> AnswerStream:
+        async with aclosing(_stream(self._stream, call)) as batches:
+            async for batch in batches:
+                for chunk in batch:
+                    yield chunk
 
     async def complete(self, call: ModelCall) -> ModelReply:
         result: ModelReply = await _unary(self._complete, call)
@@ -76,7 +79,6 @@ class RemoteAgentHost:
             for item in await _unary(self._whole[visit.caller.agent], visit):
                 yield item
             return
-        # An agent sends what is ready together: a chunk costs more than what is in it.
         async with aclosing(_stream(self._visits[visit.caller.agent], visit)) as batches:
             async for batch in batches:
                 for item in batch:

@@ -12,6 +12,7 @@ from admiralty.core.values import Event, Visit, VisitResult
 from admiralty.runtime.agents.hosts import build_agent
 from admiralty.runtime.agents.visit import Surroundings
 from admiralty.runtime.composition.fleet import load_fleet, setup_resources
+from admiralty.runtime.serve.batches import batched
 from admiralty.runtime.serve.remote import RemoteMemory, RemoteScheduler
 from admiralty.runtime.serve.replicas import FleetSpec
 
@@ -37,11 +38,11 @@ class AgentReplica:
 
     async def visit(self, visit: Visit) -> AsyncGenerator[list[Event | VisitResult], None]:
         """Run the visit; yield lists of what happened. Last comes the result."""
-        batch: list[Event | VisitResult] = []
-        async with aclosing(self._agent.visit(visit)) as stream:
-            async for item in stream:
-                batch.append(item)
-                # What a listener waits for goes out at once; the end of a step waits for its result.
-                if isinstance(item, VisitResult) or item.type in ("token", "step", "tool"):
-                    yield batch
-                    batch = []
+        async with aclosing(batched(self._agent.visit(visit), urgent=_is_awaited)) as batches:
+            async for batch in batches:
+                yield batch
+
+
+def _is_awaited(item: Event | VisitResult) -> bool:
+    """Return whether a listener waits for this: tokens may come in lots, a cost with what follows."""
+    return isinstance(item, VisitResult) or item.type in ("step", "tool")

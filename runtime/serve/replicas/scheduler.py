@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ray.serve.handle import DeploymentHandle
 
-from admiralty.core.ports import AnswerStream
-from admiralty.core.values import ModelCall, ModelReply
+from admiralty.core.values import ModelCall, ModelReply, TokenDelta
 from admiralty.runtime.composition.fleet import load_fleet
 from admiralty.runtime.composition.scheduler import build_scheduler
+from admiralty.runtime.serve.batches import batched
 from admiralty.runtime.serve.remote import RemoteMemory
 from admiralty.runtime.serve.replicas import FleetSpec
 from admiralty.runtime.storage import Database
@@ -24,11 +25,12 @@ class SchedulerReplica:
         self._database = await asyncio.to_thread(Database.of, spec.settings)
         self._scheduler = build_scheduler(spec.settings, fleet, RemoteMemory(memory), self._database)
 
-    async def stream(self, call: ModelCall) -> AnswerStream:
-        """Forward to the scheduler."""
-        async with aclosing(self._scheduler.stream(call)) as stream:
-            async for chunk in stream:
-                yield chunk
+    async def stream(self, call: ModelCall) -> AsyncGenerator[list[TokenDelta | ModelReply], None]:
+        """Forward to the scheduler; yield lists of what it yields."""
+        whole = batched(self._scheduler.stream(call), urgent=lambda chunk: isinstance(chunk, ModelReply))
+        async with aclosing(whole) as batches:
+            async for batch in batches:
+                yield batch
 
     async def complete(self, call: ModelCall) -> ModelReply:
         """Forward to the scheduler."""
