@@ -22,7 +22,7 @@ def admiralty(tmp_path: Path) -> Iterator[Run]:
     """Runs the command in a folder of the test's own."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ADMIRALTY_"))}
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, seconds: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*COMMAND, *arguments],
             cwd=tmp_path,
@@ -30,7 +30,7 @@ def admiralty(tmp_path: Path) -> Iterator[Run]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=seconds,
         )
 
     yield run
