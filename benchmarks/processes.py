@@ -151,7 +151,9 @@ def wait_for_port(port: int, group: ProcessGroup, timeout_seconds: float) -> Non
 
 def kind_of(name: str) -> str:
     """What a process is for, by its name: ``gateway`` for ``ray::ServeReplica:admiralty:gateway``."""
-    return name.rpartition(":")[2].partition(".")[0] if name.startswith("ray::") else name
+    if name.startswith("ray::"):
+        return name.rpartition(":")[2].partition(".")[0]
+    return "dashboard module" if name.startswith("ray-dashboard") else name
 
 
 def cpu_by_kind(before: Sequence[ProcessUse], after: Sequence[ProcessUse]) -> dict[str, float]:
@@ -191,4 +193,4 @@ def _short_name(pid: int) -> str:
         code = command[command.index("-c") + 1]
         return module[1] if (module := re.match(r"(?:from|import) ([\w.]+)", code)) else "python -c"
     script = next((Path(part).stem for part in command[1:3] if part.endswith(".py")), "")
-    return (script or Path(command[0]).name)[:60]
+    return (script or Path(command[0].partition(" ")[0]).name)[:60]
