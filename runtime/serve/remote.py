@@ -38,11 +38,16 @@ class RemoteMemory:
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._search = by_value(handle, "search")
+        self._ready = by_value(handle, "ready")
         self._embed = by_value(handle, "embed")
 
     async def search(self, corpus: str, query: str, *, limit: int = 4) -> list[Passage]:
         result: list[Passage] = await _unary(self._search, corpus, query, limit)
         return result
+
+    async def ready(self) -> bool:
+        """Return whether the deployment answers."""
+        return bool(await _unary(self._ready))
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         result: Vectors = await _unary(self._embed, list(texts))
@@ -55,6 +60,11 @@ class RemoteScheduler:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._complete = by_value(handle, "complete")
         self._stream = by_value(handle, "stream", stream=True)
+        self._ready = by_value(handle, "ready")
+
+    async def ready(self) -> bool:
+        """Return whether the deployment answers."""
+        return bool(await _unary(self._ready))
 
     async def stream(self, call: ModelCall) -> AnswerStream:
         async with aclosing(_stream(self._stream, call)) as batches:

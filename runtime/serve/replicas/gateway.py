@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 from fastapi import FastAPI
@@ -56,6 +57,7 @@ class Gateway:
             settings=settings,
             version=importlib.metadata.version("admiralty"),
             process=process_name(),
+            readiness=lambda: _ready({"memory": remote_memory.ready, "scheduler": remote_scheduler.ready}),
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -63,6 +65,13 @@ class Gateway:
         app: FastAPI = create_app(self._parts)
         return app
 
-    async def drain(self) -> None:
-        """Finish the running turns."""
+    async def __del__(self) -> None:
+        """Finish the running turns, which outlive the requests that Serve waits for; Serve awaits this."""
         await self._conversations.drain(DRAIN_SECONDS)
+        await self._stack.aclose()
+
+
+async def _ready(parts: Mapping[str, Callable[[], Awaitable[bool]]]) -> Mapping[str, bool]:
+    """Ask the parts that every turn needs. Agents are not asked: that would wake those scaled to zero."""
+    answers = await asyncio.gather(*(ready() for ready in parts.values()), return_exceptions=True)
+    return {name: answer is True for name, answer in zip(parts, answers, strict=True)}

@@ -23,6 +23,10 @@ class MemoryReplica:
         self._memory = await build_memory(spec.settings, fleet)
         self._warming = asyncio.create_task(_warm(self._memory, spec.settings, fleet))
 
+    async def ready(self) -> bool:
+        """Return that this replica is up."""
+        return True
+
     async def search(self, corpus: str, query: str, limit: int) -> list[Passage]:
         """Forward to the memory."""
         return await self._memory.search(corpus, query, limit=limit)

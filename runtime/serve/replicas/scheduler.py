@@ -25,6 +25,10 @@ class SchedulerReplica:
         self._database = await asyncio.to_thread(Database.of, spec.settings)
         self._scheduler = build_scheduler(spec.settings, fleet, RemoteMemory(memory), self._database)
 
+    async def ready(self) -> bool:
+        """Return that this replica is up."""
+        return True
+
     async def stream(self, call: ModelCall) -> AsyncGenerator[list[TokenDelta | ModelReply], None]:
         """Forward to the scheduler; yield lists of what it yields."""
         whole = batched(self._scheduler.stream(call), urgent=lambda chunk: isinstance(chunk, ModelReply))
