@@ -15,7 +15,6 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -28,10 +27,10 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
+from admiralty.runtime.providers.openai_transport import HttpSessions, open_light
 from benchmarks.harness import MockProvider, machine
 from benchmarks.systems import desk
 from benchmarks.systems.bare import ORDER_TOOL, TRIAGE_FORMAT
-from benchmarks.thin_client import ThinCompletions
 
 MESSAGES = [{"role": "system", "content": desk.LOOKUP_PROMPT}, {"role": "user", "content": desk.QUESTIONS[0]}]
 TRIAGE_MESSAGES = [{**MESSAGES[0], "content": desk.TRIAGE_PROMPT}, MESSAGES[1]]
@@ -88,7 +87,7 @@ async def build_ways(stack: AsyncExitStack, url: str) -> dict[str, Way]:
         "openai create": openai_whole,
         "openai post (no transform)": openai_post,
         **_langchain_ways(url),
-        **_langchain_ways(url, ThinCompletions(session, url)),
+        **await _light_ways(url, stack),
         "httpx.post, structured": httpx_structured,
         "httpx.stream": httpx_stream,
         "aiohttp stream": aiohttp_stream,
@@ -96,17 +95,48 @@ async def build_ways(stack: AsyncExitStack, url: str) -> dict[str, Way]:
     }
 
 
-def _langchain_ways(url: str, thin: ThinCompletions | None = None) -> dict[str, Way]:
-    model = ChatOpenAI(
+def _model(url: str) -> ChatOpenAI:
+    return ChatOpenAI(
         model="mock",
         base_url=url,
         api_key=SecretStr("unused"),
         max_retries=0,
         stream_usage=True,
         timeout=30,
-        async_client=thin,
-        root_async_client=thin and SimpleNamespace(chat=SimpleNamespace(completions=thin)),
     )
+
+
+async def _light_ways(url: str, stack: AsyncExitStack) -> dict[str, Way]:
+    """The same model over Admiralty's transport."""
+    sessions = HttpSessions()
+    stack.push_async_callback(sessions.close)
+    chat = await open_light(_model(url), sessions)
+    bound = chat and chat.bind({"tools": [ORDER_TOOL], "tool_choice": "none"})
+    deciding = chat and chat.bind({"response_format": TRIAGE_FORMAT})
+    if bound is None or deciding is None:
+        raise RuntimeError("this version of langchain-openai does not take the light transport")
+    messages: list[BaseMessage] = [SystemMessage(desk.LOOKUP_PROMPT), HumanMessage(desk.QUESTIONS[0])]
+    question: list[BaseMessage] = [SystemMessage(desk.TRIAGE_PROMPT), messages[1]]
+
+    async def whole() -> str:
+        return str((await bound.ainvoke(messages)).text)
+
+    async def structured() -> str:
+        answer = await deciding.ainvoke(question)
+        return desk.Triage.model_validate_json(str(answer.text)).handoff
+
+    async def stream() -> str:
+        return "".join([str(chunk.text) async for chunk in bound.astream(messages)])
+
+    return {
+        "light transport": whole,
+        "light transport, structured": structured,
+        "light transport, stream": stream,
+    }
+
+
+def _langchain_ways(url: str) -> dict[str, Way]:
+    model = _model(url)
     messages: list[BaseMessage] = [SystemMessage(desk.LOOKUP_PROMPT), HumanMessage(desk.QUESTIONS[0])]
     question: list[BaseMessage] = [SystemMessage(desk.TRIAGE_PROMPT), messages[1]]
     options: dict[str, Any] = {"tools": [ORDER_TOOL], "tool_choice": "none"}
@@ -133,7 +163,7 @@ def _langchain_ways(url: str, thin: ThinCompletions | None = None) -> dict[str, 
     async def inner_stream() -> str:
         return "".join([str(chunk.message.text) async for chunk in model._astream(messages, **options)])
 
-    ways: dict[str, Way] = {
+    return {
         "ChatOpenAI.ainvoke": whole,
         "ChatOpenAI._agenerate": generate,
         "ChatOpenAI.ainvoke, structured": structured,
@@ -141,7 +171,6 @@ def _langchain_ways(url: str, thin: ThinCompletions | None = None) -> dict[str, 
         "ChatOpenAI.astream": stream,
         "ChatOpenAI._astream": inner_stream,
     }
-    return {f"{name} over a thin client" if thin else name: way for name, way in ways.items()}
 
 
 async def measure(ways: dict[str, Way], *, calls: int, rounds: int) -> dict[str, dict[str, float]]:
