@@ -111,10 +111,12 @@ async def _light_ways(url: str, stack: AsyncExitStack) -> dict[str, Way]:
     sessions = HttpSessions()
     stack.push_async_callback(sessions.close)
     chat = await open_light(_model(url), sessions)
-    bound = chat and chat.bind({"tools": [ORDER_TOOL], "tool_choice": "none"})
-    deciding = chat and chat.bind({"response_format": TRIAGE_FORMAT})
-    if bound is None or deciding is None:
+    if chat is None:
         raise RuntimeError("this version of langchain-openai does not take the light transport")
+    bound = chat.bind({"tools": [ORDER_TOOL], "tool_choice": "none"})
+    deciding = chat.bind({"response_format": TRIAGE_FORMAT})
+    assert bound is not None
+    assert deciding is not None
     messages: list[BaseMessage] = [SystemMessage(desk.LOOKUP_PROMPT), HumanMessage(desk.QUESTIONS[0])]
     question: list[BaseMessage] = [SystemMessage(desk.TRIAGE_PROMPT), messages[1]]
 
