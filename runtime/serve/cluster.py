@@ -11,6 +11,7 @@ import http.client
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import time
@@ -177,8 +178,19 @@ def _wait_until_running(name: str, report: Callable[[Mapping[str, bool]], None])
             if application.status == "RUNNING":
                 return
             if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise ConfigurationError(f"The fleet was not deployed: {application.message.strip()}")
+                messages = {part: state.message for part, state in application.deployments.items()}
+                raise ConfigurationError(f"The fleet was not deployed: {_why(application.message, messages)}")
         time.sleep(POLL_SECONDS if any(ready.values()) else LONG_POLL_SECONDS)
+
+
+def _why(message: str, messages: Mapping[str, str]) -> str:
+    """Return what the replicas raised, by deployment, out of Serve's tracebacks."""
+    found = []
+    for part, text in messages.items():
+        raised = re.findall(r"^(?:\w+\.)*(\w+(?:Error|Exception): .+)$", text, re.MULTILINE)
+        if raised:
+            found.append(f"{part}: {raised[-1]}")
+    return "; ".join(found) or message.strip()
 
 
 def _wait_until_answering(host: str, port: int) -> None:
