@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import Any
@@ -32,7 +33,9 @@ CONVERSATION = (
 def run_demo(settings: Settings) -> None:
     """Hold the demonstration; at a terminal, leave the fleet running until Ctrl-C."""
     began = time.monotonic()
-    data_folder(settings)
+    home = data_folder(settings)
+    # The folder is the demo's own (see main.py); every demonstration begins with an untouched shop.
+    shutil.rmtree(home / "fleets", ignore_errors=True)
     port = _port(settings.host, settings.port)
     dashboard = _port("127.0.0.1", settings.dashboard_port)
     settings = settings.model_copy(update={"port": port, "dashboard_port": dashboard})

@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from admiralty.core.errors import AdmiraltyError
-from admiralty.core.settings import Settings
+from admiralty.core.settings import EMBEDDED_MODEL, Settings
+from admiralty.core.values import TIERS
 from admiralty.runtime.cli import keys
 from admiralty.runtime.cli.output import console, failure
 
@@ -167,5 +168,7 @@ def demo(
     """Start the support fleet on the embedded default, hold a conversation, show its trace and cost."""
     from admiralty.runtime.cli.demo import run_demo
 
-    settings = Settings.load(home=home or Path(".admiralty/demo"), port=port, dashboard_port=dashboard_port)
-    run_demo(settings.model_copy(update={"home": settings.resolved_home}))
+    settings = Settings.load(
+        home=home, port=port, dashboard_port=dashboard_port, models=dict.fromkeys(TIERS, EMBEDDED_MODEL)
+    )
+    run_demo(settings.model_copy(update={"home": settings.resolved_home / "demo"}))

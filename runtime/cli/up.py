@@ -224,7 +224,7 @@ def _progress(text: str) -> Iterator[Callable[[str], None]]:
 def _welcome(record: Any, fleet: str, secret: str | None, seconds: float, places: Folders) -> None:
     shown = secret or "$ADMIRALTY_API_KEY"
     key = (
-        f"[bold]Key[/]        {secret}   [yellow](shown once; stored as a digest)[/]"
+        f"[bold]Key[/]        {secret}   [yellow](shown once)[/]"
         if secret
         else "[bold]Key[/]        made earlier; another: `admiralty keys create`"
     )
