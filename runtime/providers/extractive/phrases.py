@@ -45,7 +45,7 @@ def phrase(spec: ToolSpec, of: str) -> str:
     """Return what a tool does to ``of``: ``change the address of order #W1``."""
     part = part_of(spec)
     if not of:
-        return f"{verb_of(spec)} {part}".strip()
+        return f"{verb_of(spec)} {'' if _is_several(spec) or not part else 'the '}{part}".strip()
     if not part:
         return f"{verb_of(spec)} {of}"
     if of in ("it", "your"):
@@ -114,6 +114,8 @@ def otherwise(text: str, world: World) -> str:
     said = clean(turns[-1].text, 80)
     human = "ask for a human, and I hand you over" if world.tools.human else "ask for something else"
     start = f"I could not make out what “{said}” means here"
-    if before % 2 == 0:
+    if text.endswith("yes or no."):
+        start = f"I take “{said}” neither for a yes nor for a no"
+    elif before % 2 == 0:
         start = f"I am sorry, “{said}” does not help me on, either"
     return f"{start}. You can also say “never mind”, or {human}.\n{text}"

@@ -71,7 +71,7 @@ class ExtractiveProvider:
             value, confidence = await self._structured.answer(call)
             content = json.dumps(value, ensure_ascii=False)
             return AIMessage(content=content), {"confidence": confidence, "citations": []}
-        step = plan(call.messages, read_tools(call.tools))
+        step = plan(call.messages, read_tools(call.tools, call.effects))
         if isinstance(step, Do):
             tool_call = {
                 "name": step.name,

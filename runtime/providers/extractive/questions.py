@@ -9,6 +9,7 @@ from admiralty.runtime.providers.extractive.arguments import MOST_CHOICES
 from admiralty.runtime.providers.extractive.catalogue import catalogue_answer
 from admiralty.runtime.providers.extractive.entities import find_ids, find_person, says_only_who
 from admiralty.runtime.providers.extractive.facts import Record, references
+from admiralty.runtime.providers.extractive.lookups import lookup
 from admiralty.runtime.providers.extractive.passages import from_documents, in_other_words
 from admiralty.runtime.providers.extractive.phrases import otherwise, possible
 from admiralty.runtime.providers.extractive.records import describe_records
@@ -129,6 +130,8 @@ def _answer(question: str, world: World) -> Step:
         return Say(text=_abilities(world, "I am glad to help."), confidence=0.7)
     if found := _from_catalogue(question, world):
         return found
+    if not world.tools.finders and (found := lookup(question, world)):
+        return found
     return _from_documents(question, world)
 
 
@@ -155,8 +158,9 @@ def _without_question(text: str, world: World) -> Step:
         return Say(text=f"Thank you. {_abilities(world, 'How can I help you?')}", confidence=0.7)
     if said & lexicon.THANKS and len(said) <= 8:
         return Say(text="You are welcome. Have a good day!", confidence=0.9)
-    if is_affirmation(text) and len(said) <= 3:
-        return Say(text=_abilities(world, "What can I do for you?"), confidence=0.6)
+    if is_affirmation(text) and len(said) <= 6:
+        start = "There is nothing at present that waits for your yes. What can I do for you?"
+        return Say(text=_abilities(world, start), confidence=0.6)
     if says_no(text):
         return Say(text="All right. Have a good day!", confidence=0.8)
     if (_GREETING.match(text) and len(said) <= 8) or is_small_talk(text):

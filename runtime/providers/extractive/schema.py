@@ -1,7 +1,7 @@
 """What a tool is, read off its function schema: its verb, its parameters, whether it only reads.
 
-A schema says nothing of effects, so a tool counts as reading only where its name begins with a verb of
-looking. Everything else is taken for a change, which is only made when the user asks for it.
+A tool counts as reading where its effect says so or its name begins with a verb of looking. Everything
+else is taken for a change, which is only made when the user asks for it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from admiralty.core.values import Effect
 from admiralty.runtime.providers.extractive.lexicon import ACTIONS, READ_VERBS
 from admiralty.runtime.providers.extractive.text import singular, words
 
@@ -55,6 +56,8 @@ class ToolSpec:
     """The action's name in the lexicon, else the first word of the tool's name."""
     words: tuple[str, ...]
     """The words of the tool's name after the verb."""
+    effect: Effect | None = None
+    """As the caller tells it; a schema alone says nothing of effects."""
 
     def param(self, name: str) -> Param | None:
         return next((param for param in self.params if param.name == name), None)
@@ -74,7 +77,7 @@ class ToolSpec:
 
     @property
     def is_read(self) -> bool:
-        return self.verb in READ_VERBS
+        return self.verb in READ_VERBS or (self.effect == "read" and self.verb not in ("think", "calculate"))
 
     @property
     def is_knowledge(self) -> bool:
@@ -180,12 +183,14 @@ class Toolbox:
         }
 
 
-def read_tools(schemas: Sequence[Mapping[str, Any]]) -> Toolbox:
+def read_tools(schemas: Sequence[Mapping[str, Any]], effects: Mapping[str, Effect] | None = None) -> Toolbox:
     """Read OpenAI function schemas; what is not a function is left out."""
-    return Toolbox(specs=tuple(_read(schema["function"]) for schema in schemas if "function" in schema))
+    known = effects or {}
+    functions = [schema["function"] for schema in schemas if "function" in schema]
+    return Toolbox(specs=tuple(_read(function, known.get(str(function["name"]))) for function in functions))
 
 
-def _read(function: Mapping[str, Any]) -> ToolSpec:
+def _read(function: Mapping[str, Any], effect: Effect | None) -> ToolSpec:
     name = str(function["name"])
     parts = words(name.replace("_", " "))
     parameters = function.get("parameters") or {}
@@ -200,7 +205,9 @@ def _read(function: Mapping[str, Any]) -> ToolSpec:
         description=str(function.get("description", "")),
         params=params,
         verb=_verb(parts),
-        words=tuple(parts[1:]),
+        # "order_status" that only reads has no verb in its name: all of it says what it is about.
+        words=tuple(parts if effect == "read" and _verb(parts) not in READ_VERBS else parts[1:]),
+        effect=effect,
     )
 
 
