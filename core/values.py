@@ -80,6 +80,8 @@ class ModelCall:
     messages: tuple[BaseMessage, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     """Tools the model may call, as OpenAI function schemas (``{"type": "function", ...}``)."""
+    effects: Mapping[str, Effect] = field(default_factory=dict)
+    """What each tool does to the world, by its name; one that is not named counts as a write."""
     output_schema: Mapping[str, Any] | None = None
     """JSON schema the answer must fit, with a ``title``; ``None`` for free text."""
     tier: Tier = "small"

@@ -69,6 +69,7 @@ class StandardAgent:
         self._executor = ToolExecutor(tool for tool in agent.tools if isinstance(tool, Tool))
         self._system = SystemMessage(_instructions(fleet, agent))
         self._schemas = tuple(tool.schema for tool in self._executor.tools.values())
+        self._effects = {tool.name: tool.effect for tool in self._executor.tools.values()}
         if agent.output is None:
             self._schemas += tuple(_handoff_tool(fleet.agent(name)) for name in agent.handoffs)
         self._output_schema = agent.output_schema
@@ -159,6 +160,7 @@ class StandardAgent:
             caller=visit.caller,
             messages=(self._system, *visit.messages, *progress.messages, *again),
             tools=self._schemas,
+            effects=self._effects,
             output_schema=self._output_schema,
             tier=agent.tier,
             max_output_tokens=agent.max_output_tokens,

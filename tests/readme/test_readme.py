@@ -123,7 +123,6 @@ def test_the_fleet_of_the_guide_answers_in_one_process(guide: Guide) -> None:
     assert "berth_status" in listed.stdout
 
 
-@pytest.mark.xfail(reason="the embedded model does not see that its tool answers the question")
 @pytest.mark.requirement("readme.guide")
 def test_the_fleet_of_the_guide_answers_from_its_tool(guide: Guide) -> None:
     done = guide.run(sys.executable, "-c", marked(guide.readme, "run: python"))
