@@ -82,7 +82,7 @@ class Agent:
 
     name: str
     _: KW_ONLY
-    prompt: str | Path | Prompt
+    prompt: str | Path | Prompt = ""
     description: str = ""
     """What the agent is for: other agents choose it by this."""
     tier: Tier = "small"
@@ -133,7 +133,7 @@ class Agent:
         if heat is not None and not (isinstance(heat, int | float) and 0 <= heat <= 2):
             raise DefinitionError(f"{key}.temperature", heat, "out of range", "Give 0 to 2, or None.")
         if not isinstance(self.replicas, Autoscale) and not (
-            isinstance(self.replicas, int) and self.replicas >= 1
+            type(self.replicas) is int and self.replicas >= 1
         ):
             raise DefinitionError(
                 f"{key}.replicas",

@@ -80,6 +80,10 @@ class Fleet:
             object.__setattr__(self, "directory", definition_directory(skip=__name__))
         object.__setattr__(self, "tools", tuple(self.tools))
         object.__setattr__(self, "agents", tuple(self.agents))
+        if self.setup is not None and not callable(self.setup):
+            raise DefinitionError(
+                f"{key}.setup", self.setup, "cannot be called", "Give a function of a FleetContext."
+            )
         self._check_names(key)
         shared = _shared_tools(self.tools, key)
         object.__setattr__(self, "agents", tuple(_with_tools(agent, shared, key) for agent in self.agents))

@@ -30,7 +30,7 @@ def run_agents(fleet_name: str) -> None:
             agent.version,
             f"{agent.instructions.source} v{agent.instructions.version}",
             "inline" if agent.placement == "inline" else f"deployment x{replicas}",
-            ", ".join(tools) or "-",
+            "\n".join(tools) or "-",
             ", ".join(agent.handoffs) or "-",
         )
     console.print(f"[bold]{fleet.name}[/] {fleet.description}")

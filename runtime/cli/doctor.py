@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import typer
 from rich.markup import escape
 
-from admiralty.core.errors import AdmiraltyError
+from admiralty.core.errors import AdmiraltyError, ConfigurationError
 from admiralty.core.settings import Settings
 from admiralty.runtime.cli.output import console
 from admiralty.runtime.composition.fleet import check_fleet, data_folder, load_fleet
@@ -26,7 +26,7 @@ class Warned(Exception):
     """Not fatal, but the person should know."""
 
 
-def run_doctor(fleet_name: str, settings: Settings) -> None:
+def run_doctor(fleet_name: str, settings: Settings, *, beside: bool) -> None:
     """Print one line for each check; exit with 1 if one failed."""
     checks: list[tuple[str, Callable[[], str]]] = [
         ("Python", _python),
@@ -38,23 +38,24 @@ def run_doctor(fleet_name: str, settings: Settings) -> None:
         ("Embedder", lambda: _embedder(settings)),
         ("HAProxy", lambda: str(environment.haproxy_binary()) if settings.haproxy else "off by setting"),
         ("Ports", lambda: _ports(settings)),
-        ("Other Rays", lambda: _other_rays(settings)),
+        ("Other Rays", lambda: _other_rays(settings, beside)),
         ("Memory", _memory),
         ("Disk", lambda: _disk(settings)),
     ]
-    failed = 0
+    failed = warned = 0
     for name, check in checks:
         try:
             mark, text = "[green]ok[/]     ", check()
         except Warned as warning:
-            mark, text = "[yellow]warning[/]", str(warning)
+            mark, text, warned = "[yellow]warning[/]", str(warning), warned + 1
         except AdmiraltyError as error:
             mark, text, failed = "[red]failed[/] ", error.message, failed + 1
         console.print(f"{mark} {name:<12} {escape(text)}", soft_wrap=True)
     if failed:
         console.print(f"\n[red]{failed} of {len(checks)} checks failed.[/]")
         raise typer.Exit(1)
-    console.print("\nAll is well: `admiralty up` will start.")
+    rest = f" Mind the {warned} warnings." if warned else ""
+    console.print(f"\n`admiralty up` will start.{rest}")
 
 
 def _python() -> str:
@@ -92,7 +93,9 @@ def _models(settings: Settings) -> str:
     text = ", ".join(f"{tier} {model}" for tier, model in models.items())
     for provider in {model.partition(":")[0] for model in models.values()} - {"extractive"}:
         if find_spec(f"langchain_{provider}") is None:
-            raise Warned(f"{text}; but langchain-{provider} is missing: pip install 'admiralty[{provider}]'")
+            raise ConfigurationError(
+                f"{text}; but the package langchain-{provider} is missing. Run: pip install langchain-{provider}"
+            )
     if set(models.values()) == {models["none"]}:
         raise Warned(f"{models['none']} only (no key is set): answers are composed by rules")
     return text
@@ -113,9 +116,13 @@ def _ports(settings: Settings) -> str:
     return f"{settings.port} and {settings.dashboard_port} are free"
 
 
-def _other_rays(settings: Settings) -> str:
+def _other_rays(settings: Settings, beside: bool) -> str:
     if others := environment.other_rays(environment.folders(settings.resolved_home).run):
-        raise Warned(f"another Ray runs here ({', '.join(others)}): `up` will want --beside-other-ray")
+        if beside:
+            raise Warned(f"another Ray runs here ({', '.join(others)})")
+        raise ConfigurationError(
+            f"another Ray runs here ({', '.join(others)}): `up` wants --beside-other-ray or --address"
+        )
     return "none"
 
 

@@ -130,11 +130,13 @@ def doctor(
     home: Home = None,
     port: Annotated[int | None, typer.Option(help="Port of the API. [8000]")] = None,
     dashboard_port: Annotated[int | None, typer.Option(help="Port of Ray's dashboard. [8265]")] = None,
+    beside_other_ray: Annotated[bool, typer.Option("--beside-other-ray", help="As for `up`.")] = False,
 ) -> None:
     """Check the environment and say what is missing. Exits with 1 if `up` would fail."""
     from admiralty.runtime.cli.doctor import run_doctor
 
-    run_doctor(fleet, Settings.load(home=home, port=port, dashboard_port=dashboard_port))
+    settings = Settings.load(home=home, port=port, dashboard_port=dashboard_port)
+    run_doctor(fleet, settings, beside=beside_other_ray)
 
 
 @app.command()

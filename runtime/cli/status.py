@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import typer
+from rich.markup import escape
 
 from admiralty.core.settings import Settings
 from admiralty.runtime.cli.output import console
@@ -22,8 +23,19 @@ def run_status(settings: Settings) -> None:
     console.print(f"API        {record.url}/v1\nDashboard  {record.dashboard}", soft_wrap=True)
     try:
         answer = httpx.get(f"{record.url}/readyz", timeout=10)
-        answer.raise_for_status()
     except httpx.HTTPError as error:
-        console.print(f"Ready      [red]no[/]: {error}", soft_wrap=True)
+        console.print(f"Ready      [red]no[/]: {error or type(error).__name__}", soft_wrap=True)
         raise typer.Exit(1) from None
+    if answer.status_code != 200:
+        console.print(
+            f"Ready      [red]no[/]: {escape(_why(answer))}\nLogs       {record.session}/logs/serve"
+        )
+        raise typer.Exit(1)
     console.print("Ready      [green]yes[/]")
+
+
+def _why(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {answer.status_code}"

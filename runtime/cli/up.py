@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import signal
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -79,11 +81,11 @@ def run_up(
     fleet = load_fleet(fleet_name)
     places = environment.folders(home)
     _refuse_second(settings)
+    _lock(home)
     check_fleet(settings, fleet)
     check_embedder(settings)
     if address is None:
         environment.check_machine(settings, places, beside=beside)
-    secret = with_keys(settings, _first_key)
     environment.prepare(settings, places, address=address)
 
     from admiralty.runtime.serve import cluster
@@ -124,6 +126,7 @@ def run_up(
             joined=address is not None,
         )
         record.write(home)
+        secret = with_keys(settings, _first_key)  # only now: a key that is not shown is lost
         _welcome(record, fleet.name, secret, time.monotonic() - started, places)
         if when_up is not None:
             threading.Thread(target=when_up, args=(record, stop), name="when-up", daemon=True).start()
@@ -184,6 +187,18 @@ def _refuse_second(settings: Settings) -> None:
         )
 
 
+def _lock(home: Path) -> None:
+    """Hold the home for as long as this process lives. Raises ConfigurationError if another one does."""
+    descriptor = os.open(home / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigurationError(
+            f"Another `admiralty up` is starting or stopping in {home}. Wait for it, or use another --home."
+        ) from None
+
+
 async def _first_key(keys: ApiKeys) -> str | None:
     """Return a new key if there is no valid one yet."""
     if any(key.revoked_at is None for key in await keys.all()):
@@ -222,7 +237,7 @@ def _progress(text: str) -> Iterator[Callable[[str], None]]:
 
 
 def _welcome(record: Any, fleet: str, secret: str | None, seconds: float, places: Folders) -> None:
-    shown = secret or "$ADMIRALTY_API_KEY"
+    shown = secret or "$ADMIRALTY_API_KEY"  # in double quotes below, so that a shell fills it in
     key = (
         f"[bold]Key[/]        {secret}   [yellow](shown once)[/]"
         if secret
@@ -240,7 +255,7 @@ def _welcome(record: Any, fleet: str, secret: str | None, seconds: float, places
     body = f'{{"model": "{fleet}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     console.print(Panel("\n".join(lines), title=f"{fleet} is up ({seconds:.0f} s)", expand=False))
     console.print(
-        f"curl {record.url}/v1/chat/completions -H 'Authorization: Bearer {shown}' \\\n"
+        f'curl {record.url}/v1/chat/completions -H "Authorization: Bearer {shown}" \\\n'
         f"  -H 'Content-Type: application/json' -d '{escape(body)}'",
         soft_wrap=True,
     )

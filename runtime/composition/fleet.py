@@ -86,7 +86,7 @@ def data_folder(settings: Settings) -> Path:
     """Return the home folder, made if it is not there."""
     home = settings.resolved_home
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold what customers said
     except OSError as error:
         raise ConfigurationError(f"home = {str(home)!r}: {error.strerror}. Set ADMIRALTY_HOME.") from error
     return home

@@ -278,6 +278,9 @@ def start_time(pid: int) -> float | None:
     return None if fields[0] == "Z" else float(fields[19])
 
 
+_RAY_PROGRAM = re.compile(r"ray|gcs_server|haproxy|python|setpriv|sh$")
+
+
 def session_processes(*markers: str) -> Iterator[int]:
     """Yield the processes whose command line or open files lie below one of ``markers``."""
     for entry in Path("/proc").glob("[0-9]*"):
@@ -285,6 +288,9 @@ def session_processes(*markers: str) -> Iterator[int]:
             continue
         with contextlib.suppress(OSError):
             command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            # Only what Ray starts: somebody may be reading a log with `less` or `tail`.
+            if not _RAY_PROGRAM.match(command.partition("\0")[0].rpartition("/")[2]):
+                continue
             if any(f"{marker}/" in command for marker in markers) or _has_open(entry, markers):
                 yield int(entry.name)
 

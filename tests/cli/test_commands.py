@@ -24,12 +24,20 @@ def test_agents_are_listed_with_their_tools_and_handoffs(admiralty: Run) -> None
 @pytest.mark.requirement("cli.doctor")
 def test_doctor_checks_what_up_needs(admiralty: Run, free_port: Callable[[], int]) -> None:
     ports = ("--port", str(free_port()), "--dashboard-port", str(free_port()))
-    well = admiralty("doctor", "--home", "home", *ports)
+    well = admiralty("doctor", "--home", "home", "--beside-other-ray", *ports)
     assert well.returncode == 0, well.stdout
-    assert "All is well" in well.stdout
+    assert "`admiralty up` will start" in well.stdout
     for name in ("Python", "Database", "Fleet", "Models", "HAProxy", "Ports"):
         assert name in well.stdout
-    ill = admiralty("doctor", "nosuchfleet", "--home", "home", *ports, ADMIRALTY_HAPROXY_BINARY="/nowhere")
+    ill = admiralty(
+        "doctor",
+        "nosuchfleet",
+        "--home",
+        "home",
+        "--beside-other-ray",
+        *ports,
+        ADMIRALTY_HAPROXY_BINARY="/nowhere",
+    )
     assert ill.returncode == 1
     assert "2 of 12" in ill.stdout
     assert "ADMIRALTY_HAPROXY_BINARY" in ill.stdout
