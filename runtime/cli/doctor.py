@@ -94,7 +94,7 @@ def _models(settings: Settings) -> str:
     for provider in {model.partition(":")[0] for model in models.values()} - {"extractive"}:
         if find_spec(f"langchain_{provider}") is None:
             raise ConfigurationError(
-                f"{text}; but the package langchain-{provider} is missing. Run: pip install langchain-{provider}"
+                f"{text}; but its package is missing. Run: pip install langchain-{provider}"
             )
     if set(models.values()) == {models["none"]}:
         raise Warned(f"{models['none']} only (no key is set): answers are composed by rules")
