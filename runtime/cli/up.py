@@ -86,6 +86,7 @@ def run_up(
     check_embedder(settings)
     if address is None:
         environment.check_machine(settings, places, beside=beside)
+    with_keys(settings, lambda keys: keys.all())  # a database that does not answer is told now
     environment.prepare(settings, places, address=address)
 
     from admiralty.runtime.serve import cluster
