@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from typing import Any
@@ -33,9 +32,7 @@ CONVERSATION = (
 def run_demo(settings: Settings) -> None:
     """Hold the demonstration; at a terminal, leave the fleet running until Ctrl-C."""
     began = time.monotonic()
-    home = data_folder(settings)
-    # The folder is the demo's own (see main.py); every demonstration begins with an untouched shop.
-    shutil.rmtree(home / "fleets", ignore_errors=True)
+    data_folder(settings)
     port = _port(settings.host, settings.port)
     dashboard = _port("127.0.0.1", settings.dashboard_port)
     settings = settings.model_copy(update={"port": port, "dashboard_port": dashboard})
@@ -52,7 +49,8 @@ def run_demo(settings: Settings) -> None:
             stop.request()
 
     console.rule("[bold]1. The fleet starts")
-    run_up("fleets.support", settings, address=None, beside=True, when_up=when_up)
+    # The home is the demo's own (see main.py): every demonstration begins with an untouched shop.
+    run_up("fleets.support", settings, address=None, beside=True, fresh=True, when_up=when_up)
     if failures:
         raise failures[0]
 

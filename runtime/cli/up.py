@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib
 import os
+import shutil
 import signal
 import threading
 import time
@@ -72,9 +73,13 @@ def run_up(
     *,
     address: str | None,
     beside: bool,
+    fresh: bool = False,
     when_up: WhenUp | None = None,
 ) -> None:
-    """Run the fleet until a signal. Raises ConfigurationError for whatever would not work."""
+    """Run the fleet until a signal; ``fresh`` forgets what fleets kept in this home before.
+
+    Raises ConfigurationError for whatever would not work.
+    """
     started = time.monotonic()
     home = data_folder(settings)
     settings = settings.model_copy(update={"home": home})
@@ -82,6 +87,8 @@ def run_up(
     places = environment.folders(home)
     _refuse_second(settings)
     _lock(home)
+    if fresh:  # only under the lock: a fleet that is up in this home keeps its data
+        shutil.rmtree(home / "fleets", ignore_errors=True)
     check_fleet(settings, fleet)
     check_embedder(settings)
     if address is None:
