@@ -106,6 +106,17 @@ class Denied(AdmiraltyError):
     code = "denied"
 
 
+class BudgetExceeded(AdmiraltyError):
+    """Too little money is left for the call in one of its budgets; it was not made.
+
+    ``details``: ``budget_id``, ``scope``, ``window``, ``limit_usd``, ``spent_usd``, ``held_usd``,
+    ``needed_usd``, ``resets_at`` (seconds since the epoch, or None).
+    """
+
+    status = 402
+    code = "budget_exceeded"
+
+
 # -- retry ----------------------------------------------------------------------------------------
 
 
@@ -131,7 +142,11 @@ class RateLimited(Retryable):
 
 
 class ProviderUnavailable(Retryable):
-    """The model provider could not be reached, or answered with an error that may pass."""
+    """The model provider could not be reached, or answered with an error that may pass.
+
+    ``details["billed"]`` is ``"unknown"`` where the provider may have charged for what it began: a
+    connection lost after the request was sent. Missing, it means that nothing was charged.
+    """
 
     status = 503
     code = "provider_unavailable"

@@ -14,6 +14,8 @@ Nanos = NewType("Nanos", int)
 
 NANOS_PER_DOLLAR = 1_000_000_000
 
+ZERO = Nanos(0)
+
 
 def from_dollars(amount: Decimal | str | int) -> Nanos:
     """Return ``amount`` dollars in nano-dollars, rounded up: we never charge less than was spent."""

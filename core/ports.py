@@ -24,7 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admiralty.core.values import (
+    Access,
+    CallStatus,
     Event,
+    Grant,
     ModelCall,
     ModelReply,
     Passage,
@@ -119,6 +122,17 @@ class Scheduler(Protocol):
 
     async def complete(self, call: ModelCall) -> ModelReply:
         """Return the whole answer. Raises AdmiraltyError."""
+        ...
+
+    async def authorize(self, access: Access) -> Grant:
+        """Return the permission for something that is no model call, its price reserved.
+
+        Raises Denied where the policy does not permit it, BudgetExceeded where money is short.
+        """
+        ...
+
+    async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
+        """Pay for what was granted at a price (``status`` ok), or give the money back. Idempotent."""
         ...
 
 

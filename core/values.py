@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from admiralty.core.money import Nanos
+from admiralty.core.money import ZERO, Nanos
 
 Tier = Literal["none", "small", "mid", "frontier"]
 """How capable a model an agent wishes for; settings map each tier to a model."""
@@ -21,6 +21,10 @@ TIERS: tuple[Tier, ...] = ("none", "small", "mid", "frontier")
 
 Effect = Literal["read", "write", "irreversible"]
 """What a tool does to the world: nothing, something that can be undone, something that cannot."""
+
+
+CallStatus = Literal["ok", "error", "cancelled", "expired"]
+"""How a model call or tool call ended; ``expired``: its process died, and nobody knows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,17 +37,28 @@ class Identity:
     """The end user inside the tenant, as the caller names them."""
     key_id: str | None = None
     """Id of the API key that was used; never the key itself."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """What spending is grouped and budgeted by besides: ``project``, ``cost_center``. From the key, where
+    the key has the tag; else as the request says."""
+    admin: bool = False
+    """Whether the key may change what governs its tenant: budgets, policies."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """Tokens of one or more model calls. ``cached`` is part of ``input``, ``reasoning`` of ``output``."""
+    """Tokens of one or more model calls.
+
+    ``cached``, ``cache_write`` and ``audio_input`` are parts of ``input``; ``reasoning`` and
+    ``audio_output`` of ``output``. So the sums are ``input_tokens`` and ``output_tokens`` alone.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -56,6 +71,8 @@ class Usage:
             cached_tokens=self.cached_tokens + other.cached_tokens,
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            audio_input_tokens=self.audio_input_tokens + other.audio_input_tokens,
+            audio_output_tokens=self.audio_output_tokens + other.audio_output_tokens,
         )
 
 
@@ -85,9 +102,16 @@ class ModelCall:
     output_schema: Mapping[str, Any] | None = None
     """JSON schema the answer must fit, with a ``title``; ``None`` for free text."""
     tier: Tier = "small"
+    lowest_tier: Tier = "small"
+    """Down to which tier the call may be lowered when money is short; ``tier`` itself: not at all."""
     max_output_tokens: int | None = None
+    """What the caller wishes; ``None``: as much as this agent usually needs."""
     deadline: float | None = None
     """Seconds since the epoch after which nobody waits for the answer."""
+    priority: int = 0
+    """Who goes first where calls wait for money or for a rate: the higher."""
+    session: Mapping[str, Any] = field(default_factory=dict)
+    """Facts of the conversation that policies may ask for (JSON)."""
     stop: tuple[str, ...] = ()
     temperature: float | None = None
     streaming: bool = True
@@ -128,11 +152,48 @@ class ModelReply:
     tier: Tier
     usage: Usage
     cost: Nanos | None
-    """``None`` where no price is known for the model: it is then shown as unpriced, never as free."""
+    """What was paid, failed attempts included. Providers leave it out: the scheduler prices the usage."""
     seconds: float
     finish_reason: str = "stop"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What the provider says about its answer: its method, confidence, citations."""
+
+
+Action = Literal[
+    "model:call",
+    "tool:call",
+    "memory:read",
+    "memory:write",
+    "release:promote",
+]
+"""What a policy permits or forbids."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Access:
+    """A question to the scheduler: may this caller do this now? And, for what has a price: pay for it."""
+
+    id: str
+    """Of the tool call or of whatever else asks: names the hold and the ledger's entry."""
+    caller: Caller
+    action: Action
+    resource: str
+    """Name of what is acted on: a tool, a corpus, an agent version."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Of the resource: ``effect``, ``price``."""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    """Facts of the session (JSON)."""
+    price: Nanos = ZERO
+    deadline: float | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grant:
+    """A permission given: :meth:`Scheduler.settle` must be told how it ended if it is ``priced``."""
+
+    access: Access
+    priced: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

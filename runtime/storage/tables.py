@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -70,6 +71,9 @@ api_keys = Table(
     Column("digest", Line(64), nullable=False, unique=True),
     Column("hint", Line(16), nullable=False),
     Column("tenant", Line(200), nullable=False),
+    Column("team", Line(200)),
+    Column("tags", JSON, nullable=False, server_default="{}"),
+    Column("admin", Boolean, nullable=False, server_default=text("false")),
     Column("name", Line(200), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("revoked_at", Float),
@@ -126,13 +130,82 @@ events = Table(
     Column("at", Float, nullable=False),
 )
 
-model_calls = Table(
-    "model_calls",
+budgets = Table(
+    "budgets",
     metadata,
     Column("id", Line(40), primary_key=True),
+    # What it limits, as scopes are written: tenant:acme, user:acme/ann, conversation:acme/*.
+    Column("scope", Line(500), nullable=False),
+    Column("tenant", Line(200)),
+    Column("name", Line(200), nullable=False),
+    Column("limit_nanos", BigInteger, nullable=False),
+    Column("window", Line(16), nullable=False),
+    Column("seconds", Float),
+    Column("timezone", Line(64), nullable=False),
+    Column("hard", Boolean, nullable=False),
+    Column("thresholds", JSON, nullable=False),
+    Column("webhook", Prose),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("archived_at", Float),
+    Index("ix_budgets_scope", "scope"),
+    Index("ix_budgets_tenant", "tenant"),
+)
+
+# What is spent and held of a budget: one row for each window, and for each subject of a budget
+# that applies to each user, each conversation.
+counters = Table(
+    "counters",
+    metadata,
+    Column("budget_id", Line(40), ForeignKey("budgets.id"), primary_key=True),
+    Column("subject", Line(500), primary_key=True),
+    Column("window", Line(40), primary_key=True),
+    Column("spent", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    # The part of ``held`` whose price is a guess still: the first calls of an agent to a model.
+    Column("unproven", BigInteger, nullable=False),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("id", Line(48), primary_key=True),
+    Column("owner", Line(80), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("unproven", Boolean, nullable=False),
+    # The counters it counts in, as [budget_id, subject, window].
+    Column("charges", JSON, nullable=False),
+    # The ledger's entry as it will be if nobody is left to write another.
+    Column("entry", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Index("ix_holds_expires_at", "expires_at"),
+)
+
+# Who waits for held money: so that calls of several processes are served in order.
+waiters = Table(
+    "waiters",
+    metadata,
+    Column("budget_id", Line(40), primary_key=True),
+    Column("subject", Line(500), primary_key=True),
+    Column("hold_id", Line(48), primary_key=True),
+    Column("priority", Integer, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+# Append-only. A hold that ends leaves one entry under its id; what is learned later is a correction.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", Line(48), primary_key=True),
+    Column("kind", Line(16), nullable=False),  # model, tool, correction
+    Column("corrects", Line(48)),
+    Column("call_id", Line(48), nullable=False),
     Column("tenant", Line(200), nullable=False),
     Column("team", Line(200)),
     Column("user", Line(200)),
+    Column("tags", JSON, nullable=False),
     Column("fleet", Line(48), nullable=False),
     Column("agent", Line(48), nullable=False),
     Column("agent_version", Line(16), nullable=False),
@@ -140,16 +213,69 @@ model_calls = Table(
     Column("run_id", Line(40), nullable=False),
     Column("model", Line(200), nullable=False),
     Column("tier", Line(16), nullable=False),
-    Column("status", Line(16), nullable=False),
+    Column("tool", Line(200), nullable=False),
+    Column("status", Line(16), nullable=False),  # ok, error, cancelled, expired
     Column("error", Prose),
     Column("input_tokens", Integer, nullable=False, server_default="0"),
     Column("output_tokens", Integer, nullable=False, server_default="0"),
     Column("cached_tokens", Integer, nullable=False, server_default="0"),
     Column("cache_write_tokens", Integer, nullable=False, server_default="0"),
     Column("reasoning_tokens", Integer, nullable=False, server_default="0"),
+    Column("audio_input_tokens", Integer, nullable=False, server_default="0"),
+    Column("audio_output_tokens", Integer, nullable=False, server_default="0"),
+    # NULL only in entries from before there were prices for everything.
     Column("cost_nanos", BigInteger),
+    Column("held_nanos", BigInteger, nullable=False, server_default="0"),
+    Column("debt_nanos", BigInteger, nullable=False, server_default="0"),
+    Column("estimated", Boolean, nullable=False),
+    # What the input was expected to count, before anything was learned of the model's tokens.
+    Column("measure", Integer, nullable=False, server_default="0"),
+    Column("price_book", Line(64), nullable=False),
+    Column("policy", Line(64), nullable=False),
+    Column("charges", JSON, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("at", Float, nullable=False),
-    Index("ix_model_calls_conversation_id", "conversation_id"),
-    Index("ix_model_calls_at", "at"),
+    Index("ix_ledger_conversation_id", "conversation_id"),
+    Index("ix_ledger_tenant_at", "tenant", "at"),
+    Index("ix_ledger_agent_model_at", "fleet", "agent", "model", "at"),
+)
+
+# A threshold that a budget has passed: the row is what makes it one alert, however many processes saw it.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", Line(40), primary_key=True),
+    Column("budget_id", Line(40), nullable=False),
+    Column("subject", Line(500), nullable=False),
+    Column("window", Line(40), nullable=False),
+    Column("threshold", Float, nullable=False),
+    Column("spent_nanos", BigInteger, nullable=False),
+    Column("limit_nanos", BigInteger, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", Float),  # NULL: delivered, or given up
+    Column("delivered_at", Float),
+    Column("error", Prose),
+    Index("ix_alerts_once", "budget_id", "subject", "window", "threshold", unique=True),
+    Index("ix_alerts_next_attempt_at", "next_attempt_at"),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("id", Line(48), primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("tenant", Line(200), nullable=False),
+    Column("action", Line(32), nullable=False),
+    Column("principal", Line(200), nullable=False),
+    Column("resource", Line(300), nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("decision", Line(16), nullable=False),  # allow, deny
+    Column("enforced", Boolean, nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("errors", JSON, nullable=False),
+    Column("bundle", Line(64), nullable=False),
+    Column("conversation_id", Line(40), nullable=False),
+    Column("run_id", Line(40), nullable=False),
+    Index("ix_decisions_tenant_at", "tenant", "at"),
 )

@@ -12,11 +12,11 @@ from sqlalchemy import Connection
 from admiralty.core.money import Nanos
 from admiralty.core.values import Caller, Tier, Usage
 from admiralty.runtime.storage.database import Database
-from admiralty.runtime.storage.tables import model_calls
+from admiralty.runtime.storage.tables import ledger
 
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 
-_ADD = model_calls.insert()
+_ADD = ledger.insert()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,20 +76,28 @@ class ModelCallLog:
             "cost_nanos": record.cost,
             "seconds": record.seconds,
             "at": record.at,
+            "kind": "model",
+            "call_id": record.id,
+            "tags": dict(identity.tags),
+            "tool": "",
+            "estimated": False,
+            "price_book": "",
+            "policy": "",
+            "charges": [],
         }
         values |= {name: getattr(record.usage, name) for name in _TOKENS}
         await self._database.write(lambda c: c.execute(_ADD, values) and None)
 
     async def by_conversation(self, conversation_id: str) -> Sequence[UsageLine]:
         """Return a conversation's calls, summed by agent, tier and model."""
-        return await self._sum(model_calls.c.conversation_id == conversation_id)
+        return await self._sum(ledger.c.conversation_id == conversation_id)
 
     async def totals(self) -> Sequence[UsageLine]:
         """Return all calls, summed by agent, tier and model."""
         return await self._sum(sa.true())
 
     async def _sum(self, where: sa.ColumnElement[bool]) -> Sequence[UsageLine]:
-        table = model_calls.c
+        table = ledger.c
         keys = (table.agent, table.tier, table.model)
         unknown = table.cost_nanos.is_(None) & (table.status != "error")  # a refused call costs nothing
         query = (
