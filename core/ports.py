@@ -11,6 +11,7 @@ Embedder          ``memory.embedders.HashingEmbedder``        ``SentenceTransfor
 Memory            ``memory.knowledge.Knowledge``              the ``memory`` deployment
 ModelProvider     ``runtime.providers.extractive``            ``runtime.providers.langchain``
 Scheduler         ``runtime.scheduler.LocalScheduler``        the ``scheduler`` deployment
+Policy            ``runtime.policy.engine.CedarPolicy``
 AgentHost         ``runtime.hosts.LocalAgentHost``            one deployment for each agent
 ================  ==========================================  =====================================
 """
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from admiralty.core.values import (
     Access,
     CallStatus,
+    Decision,
     Event,
     Grant,
     ModelCall,
@@ -133,6 +135,19 @@ class Scheduler(Protocol):
 
     async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
         """Pay for what was granted at a price (``status`` ok), or give the money back. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Says who may do what."""
+
+    def decide(self, access: Access) -> Decision:
+        """Return whether ``access.caller`` may do this now, and why.
+
+        Pure and fast (tens of microseconds): asked on the event loop. Never raises: what cannot be
+        decided is denied, with the reason in ``errors``.
+        """
         ...
 
 

@@ -189,6 +189,27 @@ class Access:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """A policy's answer to an :class:`Access`."""
+
+    allowed: bool
+    """What the bundle says; whether a call is let through says :attr:`refused`."""
+    reasons: tuple[str, ...] = ()
+    """Policies that decided it, as ``id (file:line)``; empty for a deny by default."""
+    errors: tuple[str, ...] = ()
+    """What went wrong in the evaluation: any makes it a deny."""
+    bundle: str
+    """12 digits of the hash over the bundle's files."""
+    enforced: bool = True
+    """Whether a deny refuses the call, or is only recorded (``policy_mode = log``)."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the call must not be made."""
+        return self.enforced and not self.allowed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Grant:
     """A permission given: :meth:`Scheduler.settle` must be told how it ended if it is ``priced``."""
 
