@@ -86,6 +86,11 @@ class Agent:
     description: str = ""
     """What the agent is for: other agents choose it by this."""
     tier: Tier = "small"
+    lowest_tier: Tier | None = None
+    """Down to which tier its calls may be lowered when money is short: its own tier for never. By
+    default ``small``, for an agent above that."""
+    priority: int = 0
+    """Who goes first where calls wait for money or for a rate: the higher, -100 to 100."""
     tools: Sequence[Tool | str] = ()
     """Tools, or names of tools that the fleet provides."""
     handoffs: Sequence[str] = ()
@@ -114,6 +119,7 @@ class Agent:
         object.__setattr__(self, "prompt", _resolve_prompt(self.prompt, base, f"{key}.prompt"))
         if self.tier not in TIERS:
             raise DefinitionError(f"{key}.tier", self.tier, "unknown tier", f"Use one of {', '.join(TIERS)}.")
+        self._check_lowest_tier(key)
         if self.placement not in typing.get_args(Placement):
             raise DefinitionError(
                 f"{key}.placement", self.placement, "unknown", "Use 'deployment' or 'inline'."
@@ -124,7 +130,19 @@ class Agent:
         self._check_output(key)
         object.__setattr__(self, "examples", _load_examples(self.examples, base, f"{key}.examples"))
 
+    def _check_lowest_tier(self, key: str) -> None:
+        lowest = self.lowest_tier
+        if lowest is not None and (lowest not in TIERS or TIERS.index(lowest) > TIERS.index(self.tier)):
+            below = ", ".join(TIERS[: TIERS.index(self.tier) + 1])
+            raise DefinitionError(
+                f"{key}.lowest_tier", lowest, f"not a tier up to {self.tier!r}", f"Use one of {below}."
+            )
+
     def _check_numbers(self, key: str) -> None:
+        if type(self.priority) is not int or not -100 <= self.priority <= 100:
+            raise DefinitionError(
+                f"{key}.priority", self.priority, "no whole number in range", "Give -100 to 100."
+            )
         for name, needed in (("max_steps", True), ("max_output_tokens", False)):
             value = getattr(self, name)
             if (needed or value is not None) and not (isinstance(value, int) and value >= 1):
@@ -190,6 +208,13 @@ class Agent:
             )
 
     @property
+    def floor(self) -> Tier:
+        """The lowest tier that its calls may be lowered to."""
+        if self.lowest_tier is not None:
+            return self.lowest_tier
+        return "small" if TIERS.index(self.tier) > TIERS.index("small") else self.tier
+
+    @property
     def instructions(self) -> Prompt:
         """The prompt, loaded."""
         return cast("Prompt", self.prompt)
@@ -210,13 +235,13 @@ class Agent:
         content = {
             "prompt": self.instructions.digest,
             "tools": [
-                tool if isinstance(tool, str) else [tool.schema, tool.effect, tool.confirm]
+                tool if isinstance(tool, str) else [tool.schema, tool.effect, tool.confirm, tool.price]
                 for tool in self.tools
             ],
             "handoffs": list(self.handoffs),
             "output": self.output_schema,
             "examples": {label: list(texts) for label, texts in self.example_texts.items()},
-            "model": [self.tier, self.max_output_tokens, self.temperature],
+            "model": [self.tier, self.max_output_tokens, self.temperature, self.floor, self.priority],
             "graph": _code_reference(self.graph),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -12,13 +12,14 @@ Memory            ``memory.knowledge.Knowledge``              the ``memory`` dep
 ModelProvider     ``runtime.providers.extractive``            ``runtime.providers.langchain``
 Scheduler         ``runtime.scheduler.LocalScheduler``        the ``scheduler`` deployment
 Policy            ``runtime.policy.engine.CedarPolicy``
+Metrics           ``runtime.scheduler.metrics.NoMetrics``     ``runtime.serve.metrics.RayMetrics``
 AgentHost         ``runtime.hosts.LocalAgentHost``            one deployment for each agent
 ================  ==========================================  =====================================
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -134,7 +135,10 @@ class Scheduler(Protocol):
         ...
 
     async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
-        """Pay for what was granted at a price (``status`` ok), or give the money back. Idempotent."""
+        """Pay for what was granted at a price, or give the money back (``status`` error). Idempotent.
+
+        What was broken off (cancelled) is paid for: nobody knows how much of it was done.
+        """
         ...
 
 
@@ -148,6 +152,18 @@ class Policy(Protocol):
         Pure and fast (tens of microseconds): asked on the event loop. Never raises: what cannot be
         decided is denied, with the reason in ``errors``.
         """
+        ...
+
+
+class Metrics(Protocol):
+    """Takes measurements of what the scheduler does. Must cost next to nothing, and never raise."""
+
+    def add(self, name: str, value: float, tags: Mapping[str, str]) -> None:
+        """Add ``value``, not negative, to the counter ``name`` of these tags."""
+        ...
+
+    def observe(self, name: str, value: float, tags: Mapping[str, str]) -> None:
+        """Take note of a duration, in seconds, in the histogram ``name`` of these tags."""
         ...
 
 

@@ -211,10 +211,19 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grant:
-    """A permission given: :meth:`Scheduler.settle` must be told how it ended if it is ``priced``."""
+    """A permission given: :meth:`Scheduler.settle` must be told how it ended if it is ``priced``.
+
+    It holds all that settling needs, so that any process may do it.
+    """
 
     access: Access
     priced: bool = False
+    policy: str = ""
+    """Hash of the policy bundle that permitted it."""
+    held: Nanos = ZERO
+    """The money set aside."""
+    charges: tuple[tuple[str, str, str], ...] = ()
+    """What the money is held in: budget id, subject and window of each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,9 +257,10 @@ class Event:
 
     ``data`` is JSON. By type: ``run`` {run_id, conversation_id, fleet, status}; ``step`` {step,
     agent, status}; ``token`` {text, agent}; ``tool`` {call_id, agent, name, arguments, status,
-    result?, error?, seconds?}; ``handoff`` {source, target, reason}; ``cost`` {agent, model, tier, usage,
-    cost_usd, seconds}; ``message`` {role, agent, content, metadata}; ``done`` {run_id, message,
-    usage, cost_usd, seconds}; ``error`` a problem document (RFC 9457).
+    result?, error?, seconds?}, with the problem document of a refusal as its error; ``handoff`` {source,
+    target, reason}; ``cost`` {agent, model, tier, usage, cost_usd, seconds}, or of a tool {agent, tool,
+    call_id, cost_usd, seconds}; ``message`` {role, agent, content, metadata}; ``done`` {run_id, message,
+    usage, cost_usd, seconds}; ``error`` a problem document (RFC 9457) with the turn's cost_usd.
     """
 
     type: EventType
@@ -272,6 +282,8 @@ class Visit:
     steps_left: int = 25
     """Model calls that remain to this turn."""
     streaming: bool = True
+    spent: Nanos = ZERO
+    """What the turn has cost so far."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -287,3 +299,5 @@ class VisitResult:
     """The structured output, for an agent that declares one."""
     steps: int = 0
     """Model calls that the visit made."""
+    spent: Nanos = ZERO
+    """What the visit cost."""

@@ -18,7 +18,7 @@ from admiralty.core.ports import Memory, Scheduler
 from admiralty.core.settings import Settings
 from admiralty.core.values import Event, Identity
 from admiralty.runtime.agents.hosts import LocalAgentHost
-from admiralty.runtime.agents.visit import Surroundings
+from admiralty.runtime.agents.tools import Surroundings
 from admiralty.runtime.composition.conversations import build_conversations
 from admiralty.runtime.composition.fleet import data_folder, setup_resources
 from admiralty.runtime.composition.memory import build_memory

@@ -15,17 +15,33 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from langchain_core.messages.tool import ToolCall
 
-from admiralty.core.errors import ProviderUnavailable
+from admiralty.core.clock import SystemClock
+from admiralty.core.errors import AdmiraltyError, ProviderUnavailable
 from admiralty.core.ids import new_id
-from admiralty.core.money import Nanos
+from admiralty.core.money import ZERO, Nanos
 from admiralty.core.ports import AnswerStream
-from admiralty.core.values import ModelCall, ModelReply, TokenDelta, Usage
+from admiralty.core.values import (
+    Access,
+    CallStatus,
+    Decision,
+    Grant,
+    ModelCall,
+    ModelReply,
+    TokenDelta,
+    Usage,
+)
+from admiralty.runtime.ledger.values import Entry, Hold, HoldRequest
+from admiralty.runtime.scheduler.access import AccessControl
 
 Answer = str | Mapping[str, Any] | AIMessage | Exception
 """Text, a structured output, a message with tool calls (see :func:`calls`), or an error to raise."""
 
 Script = Callable[[ModelCall], Answer | Awaitable[Answer]]
 """Decides on an answer by the call: its agent, its messages, its tools."""
+
+
+Deny = Callable[[Access], AdmiraltyError | None]
+"""Decides on an access: the error that refuses it, or ``None`` to permit it."""
 
 
 def calls(*wanted: tuple[str, Mapping[str, Any]], text: str = "") -> AIMessage:
@@ -40,9 +56,10 @@ class ScriptedScheduler:
     """Answers model calls with ``answers`` in order, or each as a script decides.
 
     Text streams word by word. Each call counts 10 tokens in, 5 out, and costs 1000 nano-dollars.
+    Tools may be called and corpora read, unless ``deny`` refuses it.
     """
 
-    def __init__(self, answers: Iterable[Answer] | Script) -> None:
+    def __init__(self, answers: Iterable[Answer] | Script, *, deny: Deny | None = None) -> None:
         if callable(answers):
             self._script: Script = answers
         else:
@@ -50,6 +67,11 @@ class ScriptedScheduler:
             self._script = lambda call: next(rest, _exhausted(call))
         self.calls: list[ModelCall] = []
         """Every call so far, in order."""
+        self._deny = deny
+        self.accesses: list[Access] = []
+        """Everything that was asked for besides, in order."""
+        self.settled: list[tuple[Grant, CallStatus]] = []
+        """What was granted at a price, with how it ended."""
 
     def stream(self, call: ModelCall) -> AnswerStream:
         return self._stream(call)
@@ -64,6 +86,15 @@ class ScriptedScheduler:
 
     async def complete(self, call: ModelCall) -> ModelReply:
         return _reply(call, await self._answer(call))
+
+    async def authorize(self, access: Access) -> Grant:
+        self.accesses.append(access)
+        if self._deny and (refusal := self._deny(access)):
+            raise refusal
+        return Grant(access=access, priced=access.price > 0, held=access.price)
+
+    async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:  # noqa: ARG002 - the port's signature
+        self.settled.append((grant, status))
 
     async def _answer(self, call: ModelCall) -> AIMessage:
         self.calls.append(call)
@@ -90,4 +121,46 @@ def _reply(call: ModelCall, message: AIMessage) -> ModelReply:
         cost=Nanos(1000),
         seconds=0.0,
         metadata={"method": "script"},
+    )
+
+
+class AllowAll:
+    """A policy that permits everything."""
+
+    def decide(self, access: Access) -> Decision:  # noqa: ARG002 - the port's signature
+        return Decision(allowed=True, reasons=("all",), bundle="allow-all")
+
+
+class ForgetDecisions:
+    """A log of decisions that keeps none."""
+
+    def add(self, access: Access, decision: Decision) -> None:
+        """Do nothing."""
+
+
+class EndlessMoney:
+    """A ledger without budgets, in memory."""
+
+    def __init__(self) -> None:
+        self.holds: dict[str, Hold] = {}
+        self.entries: dict[str, Entry] = {}
+
+    async def reserve(self, request: HoldRequest) -> Hold:
+        """Set any amount aside."""
+        amount = request.quote.amount(request.wanted) if request.quote else ZERO
+        hold = Hold(id=request.id, amount=amount, output_tokens=request.wanted, charges=(), request=request)
+        self.holds[hold.id] = hold
+        return hold
+
+    async def settle(self, entry: Entry, hold: Hold | None) -> Entry:
+        """Keep the first entry of each id."""
+        if hold is not None:
+            self.holds.pop(hold.id, None)
+        return self.entries.setdefault(entry.id, entry)
+
+
+def open_access() -> AccessControl:
+    """Return an access control that permits everything and has no budgets."""
+    return AccessControl(
+        policy=AllowAll(), decisions=ForgetDecisions(), ledger=EndlessMoney(), clock=SystemClock()
     )

@@ -1,5 +1,8 @@
 """Runs one tool call: validates, asks for confirmation, runs, times out, and says what came of it.
 
+In two steps, because the scheduler is asked in between: ``prepare`` tells whether there is anything
+to run, ``run`` runs it. ``execute`` does both, ungoverned: for tests and replays.
+
 Whatever goes wrong inside a tool becomes an outcome that the model can read; nothing a model or a
 tool does can raise here, except cancellation.
 """
@@ -17,14 +20,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from admiralty.core.errors import DefinitionError
+from admiralty.core.errors import AdmiraltyError, DefinitionError, Denied
+from admiralty.core.money import ZERO, Nanos
 from admiralty.tools.confirmation import take_confirmation
 from admiralty.tools.context import ToolContext
 from admiralty.tools.tool import Tool, ToolError
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["ok", "error", "confirmation_required"]
+Status = Literal["ok", "error", "confirmation_required", "denied", "budget_exceeded"]
+"""How a call ended. ``denied`` by a policy and ``budget_exceeded`` are refusals: nothing ran."""
 
 MAX_RESULT_CHARACTERS = 60_000
 """A longer result is refused: it would crowd everything else out of the model's context."""
@@ -38,6 +43,30 @@ class ToolOutcome:
     content: str
     """What the model reads: the result as JSON or text, or ``Error: ...``."""
     seconds: float
+    ran: bool = False
+    """Whether the tool did what it was asked: then its price is due."""
+    unfinished: bool = False
+    """Whether it was given up while it ran: nobody knows what it has done."""
+    refusal: AdmiraltyError | None = None
+    """Why it was not permitted, or not paid for."""
+    cost: Nanos = ZERO
+    """What was charged for it."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the model is told of an error."""
+        return self.status in ("error", "denied", "budget_exceeded")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedCall:
+    """A tool call whose arguments are right."""
+
+    tool: Tool
+    arguments: BaseModel
+    ctx: ToolContext
+    asks: bool
+    """Whether the user must be asked before: then at most the tool's rules are rehearsed."""
 
 
 class ToolExecutor:
@@ -55,20 +84,22 @@ class ToolExecutor:
 
     async def execute(self, name: str, arguments: Mapping[str, Any], ctx: ToolContext) -> ToolOutcome:
         """Run tool ``name`` with ``arguments`` as a model gave them."""
-        started = time.monotonic()
-        status, content = await self._execute(name, arguments, ctx)
-        return ToolOutcome(status=status, content=content, seconds=time.monotonic() - started)
+        prepared = self.prepare(name, arguments, ctx)
+        return prepared if isinstance(prepared, ToolOutcome) else await self.run(prepared)
 
-    async def _execute(self, name: str, arguments: Mapping[str, Any], ctx: ToolContext) -> tuple[Status, str]:
+    def prepare(
+        self, name: str, arguments: Mapping[str, Any], ctx: ToolContext
+    ) -> PreparedCall | ToolOutcome:
+        """Check a call as a model wishes it; return the outcome where there is nothing to run."""
         tool = self._tools.get(name)
         if tool is None:
             known = ", ".join(sorted(self._tools)) or "none"
-            return "error", f"Error: there is no tool {name!r}. Tools: {known}."
+            return _error(f"there is no tool {name!r}. Tools: {known}.")
         try:
             parsed = tool.arguments.model_validate(dict(arguments))
         except ValidationError as error:
-            return "error", f"Error: {explain(error)}"
-        given = {field: getattr(parsed, field) for field in type(parsed).model_fields}
+            return _error(explain(error))
+        asks = False
         if tool.confirm and not (ctx.confirmed or ctx.acting == "staff"):
             confirmed = take_confirmation(
                 ctx.session,
@@ -77,24 +108,36 @@ class ToolExecutor:
                 turn=ctx.turn,
                 user_message=ctx.user_message,
             )
-            if not confirmed:
-                return await self._ask(tool, given, parsed, ctx)
-            ctx = dataclasses.replace(ctx, confirmed=True)
-        return await _run(tool, given, ctx)
+            asks = not confirmed
+            ctx = dataclasses.replace(ctx, confirmed=confirmed)
+        return PreparedCall(tool=tool, arguments=parsed, ctx=ctx, asks=asks)
 
-    async def _ask(
-        self, tool: Tool, given: Mapping[str, Any], parsed: BaseModel, ctx: ToolContext
-    ) -> tuple[Status, str]:
-        """Ask for confirmation, unless the tool's own rules refuse the call anyhow."""
-        if tool.rehearse:
-            status, content = await _run(tool, given, dataclasses.replace(ctx, rehearsal=True))
-            if status != "ok":
-                return status, content
-        return "confirmation_required", _ask_first(tool.name, parsed)
+    async def run(self, call: PreparedCall) -> ToolOutcome:
+        """Run a prepared call, or ask for its confirmation: unless its own rules refuse it anyhow."""
+        if not call.asks:
+            return await _run(call)
+        if call.tool.rehearse:
+            rehearsal = dataclasses.replace(call, ctx=dataclasses.replace(call.ctx, rehearsal=True))
+            outcome = await _run(rehearsal)
+            if outcome.status != "ok":
+                return outcome
+        return ToolOutcome(
+            status="confirmation_required", content=_ask_first(call.tool.name, call.arguments), seconds=0.0
+        )
 
 
-async def _run(tool: Tool, given: Mapping[str, Any], ctx: ToolContext) -> tuple[Status, str]:
-    arguments = {**given, tool.context_parameter: ctx} if tool.context_parameter else given
+def _error(text: str) -> ToolOutcome:
+    return ToolOutcome(status="error", content=f"Error: {text}", seconds=0.0)
+
+
+async def _run(call: PreparedCall) -> ToolOutcome:
+    tool, ctx = call.tool, call.ctx
+    arguments = {field: getattr(call.arguments, field) for field in type(call.arguments).model_fields}
+    if tool.context_parameter:
+        arguments[tool.context_parameter] = ctx
+    started = time.monotonic()
+    status: Status = "error"
+    unfinished, refusal = False, None
     try:
         async with asyncio.timeout(tool.timeout) as limit:
             if tool.is_async:
@@ -102,16 +145,30 @@ async def _run(tool: Tool, given: Mapping[str, Any], ctx: ToolContext) -> tuple[
             else:
                 result = await asyncio.to_thread(tool.function, **arguments)
         content = to_content(result)
+        status = "ok"
     except ToolError as error:
-        return "error", f"Error: {error.message}"
+        content = f"Error: {error.message}"
+    except Denied as error:  # of what the tool itself asked for: a corpus
+        status, content, refusal = "denied", f"Error: {error.message}", error
     except (Exception, SystemExit) as error:  # SystemExit would end the whole process, not the call
         if isinstance(error, TimeoutError) and limit.expired():
-            return "error", f"Error: {tool.name} did not answer within {tool.timeout:g} s."
-        logger.exception("tool %s failed (call %s, run %s)", tool.name, ctx.call_id, ctx.caller.run_id)
-        return "error", f"Error: {tool.name} failed unexpectedly. Do not try again in this turn."
-    if len(content) > MAX_RESULT_CHARACTERS:
-        return "error", f"Error: the result of {tool.name} is too long ({len(content)} characters)."
-    return "ok", content
+            unfinished = True
+            content = f"Error: {tool.name} did not answer within {tool.timeout:g} s."
+        else:
+            logger.exception("tool %s failed (call %s, run %s)", tool.name, ctx.call_id, ctx.caller.run_id)
+            content = f"Error: {tool.name} failed unexpectedly. Do not try again in this turn."
+    if status == "ok" and len(content) > MAX_RESULT_CHARACTERS:
+        # It ran all the same, so what it did is done and paid for.
+        content = f"Error: the result of {tool.name} is too long ({len(content)} characters)."
+        return ToolOutcome(status="error", content=content, seconds=time.monotonic() - started, ran=True)
+    return ToolOutcome(
+        status=status,
+        content=content,
+        seconds=time.monotonic() - started,
+        ran=status == "ok",
+        unfinished=unfinished,
+        refusal=refusal,
+    )
 
 
 def to_content(result: Any) -> str:

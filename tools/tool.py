@@ -6,18 +6,23 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from decimal import Decimal, InvalidOperation
 from typing import Any, overload
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, create_model
 
 from admiralty.core.errors import AdmiraltyError, DefinitionError
+from admiralty.core.money import NANOS_PER_DOLLAR, ZERO, Nanos
 from admiralty.core.values import Effect
 from admiralty.tools.context import ToolContext
 from admiralty.tools.docstring import parse_docstring
 
 NAME = re.compile(r"^[a-zA-Z][a-zA-Z0-9_-]{0,63}$")
 EFFECTS: tuple[Effect, ...] = typing.get_args(Effect)
+
+MAX_PRICE = Decimal(1_000_000)
+"""Dollars for one call above which a price is taken for a mistake."""
 
 
 class ToolError(AdmiraltyError):
@@ -41,6 +46,8 @@ class Tool:
     """Seconds after which a call is given up."""
     confirm: bool
     """Whether the user must have confirmed the very arguments in the turn before."""
+    price: Nanos = ZERO
+    """What a call costs that ran."""
     rehearse: bool = False
     """Whether the function, called with ``ctx.rehearsal``, checks everything and changes nothing."""
     context_parameter: str | None = None
@@ -66,6 +73,7 @@ def tool(
     timeout: float = ...,
     confirm: bool = ...,
     rehearse: bool = ...,
+    price: str | int | Decimal = ...,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -77,6 +85,7 @@ def tool(
     timeout: float = 30.0,
     confirm: bool = False,
     rehearse: bool = False,
+    price: str | int | Decimal = 0,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of a typed sync or async function.
 
@@ -89,16 +98,39 @@ def tool(
     ``rehearse`` the function is first called with ``ctx.rehearsal`` set, in which it must check
     everything and change nothing: what its rules refuse is then refused before anybody is asked.
 
+    ``price`` is what a call costs, in dollars as text (``"0.002"``): it is reserved before the call
+    and charged when the tool has run.
+
     Raises DefinitionError for a missing description, an unannotated or variadic parameter, or a
-    bad name, effect or timeout.
+    bad name, effect, timeout or price.
     """
 
     def make(function: Callable[..., Any]) -> Tool:
         if not inspect.isroutine(function):
             raise DefinitionError("tool", function, "is no function", "Decorate a `def` or `async def`.")
-        return _make_tool(function, effect, name, description, timeout, confirm, rehearse)
+        made = _make_tool(function, effect, name, description, timeout, confirm, rehearse)
+        where = f"tool {function.__module__}.{function.__qualname__}: price"
+        return replace(made, price=_price(price, where))
 
     return make if function is None else make(function)
+
+
+def _price(value: object, where: str) -> Nanos:
+    """Return a price in nano-dollars, exactly as it was written."""
+    remedy = 'Give dollars as text, as in price="0.002".'
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        # A float of 0.1 is no tenth: what is charged must be what was written.
+        raise DefinitionError(where, value, "not an exact amount", remedy)
+    try:
+        dollars = Decimal(value)
+    except InvalidOperation:
+        raise DefinitionError(where, value, "not a number", remedy) from None
+    if not dollars.is_finite() or not 0 <= dollars <= MAX_PRICE:
+        raise DefinitionError(where, value, f"not between 0 and {MAX_PRICE:,}", remedy)
+    nanos = dollars * NANOS_PER_DOLLAR
+    if nanos != nanos.to_integral_value():
+        raise DefinitionError(where, value, "finer than a nano-dollar", "Give at most nine decimals.")
+    return Nanos(int(nanos))
 
 
 def _make_tool(

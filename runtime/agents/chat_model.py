@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -26,9 +26,9 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, SkipValidation
 
-from admiralty.core.errors import ConfigurationError, OutputInvalid
+from admiralty.core.errors import AdmiraltyError, ConfigurationError, OutputInvalid
 from admiralty.core.ids import new_id
-from admiralty.core.ports import Scheduler
+from admiralty.core.ports import AnswerStream, Scheduler
 from admiralty.core.values import ModelCall, ModelReply, TokenDelta, Usage
 
 T = TypeVar("T")
@@ -40,7 +40,8 @@ Describe = Callable[[], ModelCall]
 class ScheduledChatModel(BaseChatModel):
     """A chat model whose every call passes the scheduler.
 
-    ``describe`` says on whose behalf a call is made; ``on_reply`` is told of each reply. ``loop``
+    ``describe`` says on whose behalf a call is made; ``on_reply`` is told of each reply, ``on_failure``
+    of each call that failed. ``loop``
     gives the event loop that synchronous calls are forwarded to; without one they get their own.
     """
 
@@ -49,6 +50,7 @@ class ScheduledChatModel(BaseChatModel):
     scheduler: SkipValidation[Scheduler]
     describe: SkipValidation[Describe]
     on_reply: SkipValidation[Callable[[ModelReply], None]] | None = None
+    on_failure: SkipValidation[Callable[[ModelCall, AdmiraltyError], None]] | None = None
     loop: SkipValidation[Callable[[], asyncio.AbstractEventLoop]] | None = None
 
     @property
@@ -95,7 +97,8 @@ class ScheduledChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = replace(self._call(messages, stop, **kwargs), streaming=False)
-        reply = await self.scheduler.complete(call)
+        with self._watching(call):
+            reply = await self.scheduler.complete(call)
         if self.on_reply:
             self.on_reply(reply)
         return ChatResult(generations=[ChatGeneration(message=_message(call, reply))])
@@ -109,7 +112,7 @@ class ScheduledChatModel(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._call(messages, stop, **kwargs)
         said = False
-        async with aclosing(self.scheduler.stream(call)) as stream:
+        async with aclosing(self._chunks(call)) as stream:
             async for chunk in stream:
                 if isinstance(chunk, TokenDelta):
                     if call.output_schema is not None:
@@ -123,6 +126,21 @@ class ScheduledChatModel(BaseChatModel):
                     if self.on_reply:
                         self.on_reply(chunk)
                     yield ChatGenerationChunk(message=_last_chunk(_message(call, chunk), said))
+
+    async def _chunks(self, call: ModelCall) -> AnswerStream:
+        with self._watching(call):
+            async with aclosing(self.scheduler.stream(call)) as stream:
+                async for chunk in stream:
+                    yield chunk
+
+    @contextmanager
+    def _watching(self, call: ModelCall) -> Iterator[None]:
+        try:
+            yield
+        except AdmiraltyError as error:
+            if self.on_failure:
+                self.on_failure(call, error)
+            raise
 
     def _generate(
         self,
@@ -209,6 +227,10 @@ def _usage_metadata(usage: Usage) -> UsageMetadata:
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         total_tokens=usage.total_tokens,
-        input_token_details={"cache_read": usage.cached_tokens, "cache_creation": usage.cache_write_tokens},
-        output_token_details={"reasoning": usage.reasoning_tokens},
+        input_token_details={
+            "cache_read": usage.cached_tokens,
+            "cache_creation": usage.cache_write_tokens,
+            "audio": usage.audio_input_tokens,
+        },
+        output_token_details={"reasoning": usage.reasoning_tokens, "audio": usage.audio_output_tokens},
     )

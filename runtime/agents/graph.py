@@ -19,20 +19,22 @@ from langgraph.errors import GraphRecursionError
 from pydantic import SkipValidation
 
 from admiralty.agents import Agent, Fleet
-from admiralty.core.errors import DefinitionError, LimitExceeded, RunInterrupted
+from admiralty.core.errors import AdmiraltyError, DefinitionError, LimitExceeded, RunInterrupted
 from admiralty.core.ids import new_id
+from admiralty.core.money import Nanos, from_dollars
 from admiralty.core.ports import VisitStream
 from admiralty.core.values import Event, ModelCall, ModelReply, Visit, VisitResult
 from admiralty.runtime.agents.chat_model import ScheduledChatModel, forward
-from admiralty.runtime.agents.visit import (
-    Progress,
-    Surroundings,
+from admiralty.runtime.agents.events import (
     cost_event,
+    failed_cost_event,
     handoff_event,
-    tool_context,
+    tool_cost_event,
     tool_event,
 )
-from admiralty.tools import Tool, ToolExecutor, ToolOutcome
+from admiralty.runtime.agents.progress import Progress
+from admiralty.runtime.agents.tools import GovernedTools, Surroundings
+from admiralty.tools import Tool, ToolOutcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class FleetTool(BaseTool):
 
     async def _arun(self, arguments: dict[str, Any], call_id: str | None) -> str:
         outcome = await self.execute(ToolCall(name=self.name, args=arguments, id=call_id or new_id("call")))
-        if outcome.status == "error":
+        if outcome.failed:
             raise ToolException(outcome.content)  # LangChain's way to mark the message as an error
         return outcome.content
 
@@ -90,18 +92,19 @@ class GraphAgent:
     def __init__(self, fleet: Fleet, agent: Agent, surroundings: Surroundings) -> None:
         self._fleet = fleet
         self._agent = agent
-        self._around = surroundings
         self._running: ContextVar[_Running] = ContextVar(f"visit of {agent.name}")
-        self._executor = ToolExecutor(tool for tool in agent.tools if isinstance(tool, Tool))
+        self._tools = GovernedTools(agent, surroundings)
+        self._effects = {tool.name: tool.effect for tool in self._tools.by_name.values()}
         context = GraphContext(
             agent=agent,
             model=ScheduledChatModel(
                 scheduler=surroundings.scheduler,
                 describe=self._describe,
                 on_reply=self._on_reply,
+                on_failure=self._on_failure,
                 loop=self._loop,
             ),
-            tools=[self._langchain_tool(tool) for tool in self._executor.tools.values()],
+            tools=[self._langchain_tool(tool) for tool in self._tools.by_name.values()],
             prompt=agent.instructions.text,
         )
         build = agent.graph
@@ -200,14 +203,28 @@ class GraphAgent:
             caller=visit.caller,
             messages=(),
             tier=agent.tier,
+            lowest_tier=agent.floor,
             max_output_tokens=agent.max_output_tokens,
             temperature=agent.temperature,
             deadline=visit.deadline,
+            priority=agent.priority,
+            session=running.progress.facts(),
+            effects=self._effects,
             streaming=visit.streaming,
         )
 
     def _on_reply(self, reply: ModelReply) -> None:
-        self._running.get().tell(cost_event(self._agent.name, reply))
+        running = self._running.get()
+        running.progress.spent = Nanos(running.progress.spent + (reply.cost or 0))
+        running.tell(cost_event(self._agent.name, reply))
+
+    def _on_failure(self, call: ModelCall, error: AdmiraltyError) -> None:
+        error.details.setdefault("agent", self._agent.name)
+        if event := failed_cost_event(self._agent.name, call.tier, error):
+            running = self._running.get()
+            spent = from_dollars(event.data["cost_usd"] or 0)
+            running.progress.spent = Nanos(running.progress.spent + spent)
+            running.tell(event)
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         return self._running.get().loop
@@ -216,9 +233,10 @@ class GraphAgent:
         async def execute(call: ToolCall) -> ToolOutcome:
             running = self._running.get()
             running.tell(tool_event(self._agent.name, call, status="started"))
-            context = tool_context(running.progress.visit, call, running.progress.session, self._around)
-            outcome = await self._executor.execute(tool.name, call["args"], context)
+            outcome = await self._tools.call(running.progress, call)
             running.tell(tool_event(self._agent.name, call, status=outcome.status, outcome=outcome))
+            if outcome.cost:
+                running.tell(tool_cost_event(self._agent.name, call, outcome))
             return outcome
 
         return FleetTool(

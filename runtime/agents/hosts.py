@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from admiralty.agents import Agent, Fleet
 from admiralty.core.ports import AgentHost, VisitStream
 from admiralty.core.values import Visit
-from admiralty.runtime.agents.visit import StandardAgent, Surroundings
+from admiralty.runtime.agents.tools import Surroundings
+from admiralty.runtime.agents.visit import StandardAgent
 
 if TYPE_CHECKING:
     from admiralty.runtime.agents.graph import GraphAgent

@@ -7,22 +7,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.tool import ToolCall
 from pydantic import ValidationError
 
 from admiralty.agents import Agent, Fleet
-from admiralty.core.errors import DeadlineExceeded, LimitExceeded, OutputInvalid, ProviderUnavailable
+from admiralty.core.errors import (
+    AdmiraltyError,
+    DeadlineExceeded,
+    LimitExceeded,
+    OutputInvalid,
+    ProviderUnavailable,
+)
 from admiralty.core.ids import new_id
-from admiralty.core.money import dollars_text
-from admiralty.core.ports import Memory, Scheduler, VisitStream
-from admiralty.core.values import Event, ModelCall, ModelReply, TokenDelta, Visit, VisitResult
-from admiralty.tools import Tool, ToolContext, ToolExecutor, ToolOutcome
+from admiralty.core.money import Nanos, from_dollars
+from admiralty.core.ports import VisitStream
+from admiralty.core.values import Event, ModelCall, ModelReply, TokenDelta, Visit
+from admiralty.runtime.agents.events import (
+    cost_event,
+    failed_cost_event,
+    handoff_event,
+    tool_cost_event,
+    tool_event,
+)
+from admiralty.runtime.agents.progress import Progress
+from admiralty.runtime.agents.tools import GovernedTools, Surroundings
+from admiralty.tools import ToolOutcome
 from admiralty.tools.executor import explain
 
 HANDOFF = "handoff_to_"
@@ -32,44 +46,16 @@ OUTPUT_ATTEMPTS = 2
 """How often a model is asked for structured output before its answer counts as invalid."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What every agent of a process shares."""
-
-    scheduler: Scheduler
-    memory: Memory | None
-    resources: Any
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """What a visit has produced so far."""
-
-    visit: Visit
-    session: dict[str, Any]
-    messages: list[BaseMessage] = field(default_factory=list)
-    steps: int = 0
-
-    def result(self, *, handoff: str | None = None, output: Mapping[str, Any] | None = None) -> VisitResult:
-        return VisitResult(
-            messages=tuple(self.messages),
-            session=self.session,
-            handoff=handoff,
-            output=output,
-            steps=self.steps,
-        )
-
-
 class StandardAgent:
     """Runs visits to one agent with the standard loop."""
 
     def __init__(self, fleet: Fleet, agent: Agent, surroundings: Surroundings) -> None:
         self._agent = agent
-        self._around = surroundings
-        self._executor = ToolExecutor(tool for tool in agent.tools if isinstance(tool, Tool))
+        self._scheduler = surroundings.scheduler
+        self._tools = GovernedTools(agent, surroundings)
         self._system = SystemMessage(_instructions(fleet, agent))
-        self._schemas = tuple(tool.schema for tool in self._executor.tools.values())
-        self._effects = {tool.name: tool.effect for tool in self._executor.tools.values()}
+        self._schemas = tuple(tool.schema for tool in self._tools.by_name.values())
+        self._effects = {tool.name: tool.effect for tool in self._tools.by_name.values()}
         if agent.output is None:
             self._schemas += tuple(_handoff_tool(fleet.agent(name)) for name in agent.handoffs)
         self._output_schema = agent.output_schema
@@ -118,8 +104,6 @@ class StandardAgent:
                 content, target = self._parse(reply)
             except OutputInvalid as error:
                 problem = error.message
-                if error.reply is not None:
-                    yield cost_event(self._agent.name, error.reply)
                 continue
             if target is not None:
                 yield handoff_event(self._agent.name, target, str(content.get("reason") or ""))
@@ -163,24 +147,35 @@ class StandardAgent:
             effects=self._effects,
             output_schema=self._output_schema,
             tier=agent.tier,
+            lowest_tier=agent.floor,
             max_output_tokens=agent.max_output_tokens,
             temperature=agent.temperature,
             deadline=visit.deadline,
+            priority=agent.priority,
+            session=progress.facts(),
             streaming=visit.streaming and self._output_schema is None,
         )
         yield Event(type="step", data={"agent": agent.name, "step": progress.steps, "call_id": call.id})
         reply: ModelReply | None = None
-        if not call.streaming:
-            reply = await self._around.scheduler.complete(call)
-        else:
-            async with aclosing(self._around.scheduler.stream(call)) as stream:
-                async for chunk in stream:
-                    if isinstance(chunk, TokenDelta):
-                        yield Event(type="token", data={"text": chunk.text, "agent": agent.name})
-                    else:
-                        reply = chunk
+        try:
+            if not call.streaming:
+                reply = await self._scheduler.complete(call)
+            else:
+                async with aclosing(self._scheduler.stream(call)) as stream:
+                    async for chunk in stream:
+                        if isinstance(chunk, TokenDelta):
+                            yield Event(type="token", data={"text": chunk.text, "agent": agent.name})
+                        else:
+                            reply = chunk
+        except AdmiraltyError as error:
+            error.details.setdefault("agent", agent.name)
+            if event := failed_cost_event(agent.name, call.tier, error):
+                progress.spent = Nanos(progress.spent + from_dollars(event.data["cost_usd"] or 0))
+                yield event
+            raise
         if reply is None:
             raise ProviderUnavailable("The model's answer broke off before its end.")
+        progress.spent = Nanos(progress.spent + (reply.cost or 0))
         yield cost_event(agent.name, reply)
         if keep:
             progress.messages.append(_named(reply, agent.name))
@@ -190,7 +185,7 @@ class StandardAgent:
         """Run tool calls: reads side by side, everything else one after the other, in order."""
         for call in calls:
             yield tool_event(self._agent.name, call, status="started")
-        tools = self._executor.tools
+        tools = self._tools.by_name
         only_reads = all(
             (tool := tools.get(call["name"])) is not None and tool.effect == "read" for call in calls
         )
@@ -200,12 +195,14 @@ class StandardAgent:
             outcomes = [await self._run_tool(progress, call) for call in calls]
         for call, outcome in zip(calls, outcomes, strict=True):
             yield tool_event(self._agent.name, call, status=outcome.status, outcome=outcome)
+            if outcome.cost:
+                yield tool_cost_event(self._agent.name, call, outcome)
             progress.messages.append(
                 ToolMessage(
                     content=outcome.content,
                     tool_call_id=call["id"] or "",
                     name=call["name"],
-                    status="error" if outcome.status == "error" else "success",
+                    status="error" if outcome.failed else "success",
                 )
             )
 
@@ -213,50 +210,7 @@ class StandardAgent:
         name = call["name"]
         if name.startswith(HANDOFF) and name.removeprefix(HANDOFF) in self._agent.handoffs:
             return ToolOutcome(status="ok", content=f"{name.removeprefix(HANDOFF)} goes on.", seconds=0.0)
-        context = tool_context(progress.visit, call, progress.session, self._around)
-        return await self._executor.execute(name, call["args"], context)
-
-
-def tool_context(visit: Visit, call: ToolCall, session: dict[str, Any], around: Surroundings) -> ToolContext:
-    """Return what a tool call of this visit is given."""
-    return ToolContext(
-        caller=visit.caller,
-        call_id=call["id"] or new_id("call"),
-        turn=visit.turn,
-        user_message=last_user_text(visit.messages),
-        session=session,
-        resources=around.resources,
-        memory=around.memory,
-    )
-
-
-def last_user_text(messages: Sequence[BaseMessage]) -> str:
-    """Return the text of the newest user message."""
-    for message in reversed(messages):
-        if isinstance(message, HumanMessage):
-            return str(message.text)
-    return ""
-
-
-def cost_event(agent: str, reply: ModelReply) -> Event:
-    """Return the event that tells what a model call used."""
-    usage = reply.usage
-    return Event(
-        type="cost",
-        data={
-            "agent": agent,
-            "model": reply.model,
-            "tier": reply.tier,
-            "usage": {
-                "input_tokens": usage.input_tokens,
-                "output_tokens": usage.output_tokens,
-                "cached_tokens": usage.cached_tokens,
-                "reasoning_tokens": usage.reasoning_tokens,
-            },
-            "cost_usd": None if reply.cost is None else dollars_text(reply.cost),
-            "seconds": round(reply.seconds, 4),
-        },
-    )
+        return await self._tools.call(progress, call)
 
 
 def _instructions(fleet: Fleet, agent: Agent) -> str:
@@ -300,22 +254,3 @@ def _named(reply: ModelReply, agent: str) -> AIMessage:
         name=agent,
         response_metadata={"model": reply.model, **reply.metadata},
     )
-
-
-def handoff_event(source: str, target: str, reason: str) -> Event:
-    """Return the event that tells of a handoff."""
-    return Event(type="handoff", data={"source": source, "target": target, "reason": reason})
-
-
-def tool_event(agent: str, call: ToolCall, *, status: str, outcome: ToolOutcome | None = None) -> Event:
-    """Return the event that tells of a tool call's start or end."""
-    data: dict[str, Any] = {
-        "agent": agent,
-        "call_id": call["id"],
-        "name": call["name"],
-        "arguments": call["args"],
-        "status": status,
-    }
-    if outcome is not None:
-        data |= {"result": outcome.content, "seconds": round(outcome.seconds, 4)}
-    return Event(type="tool", data=data)

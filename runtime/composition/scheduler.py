@@ -13,6 +13,7 @@ from admiralty.runtime.providers.extractive import ExtractiveProvider
 from admiralty.runtime.scheduler import LocalScheduler, default_stages
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.usage import ModelCallLog
+from admiralty.runtime.testing import open_access
 
 
 def build_providers(settings: Settings, fleet: Fleet, memory: Memory) -> Sequence[ModelProvider]:
@@ -54,5 +55,6 @@ def build_scheduler(settings: Settings, fleet: Fleet, memory: Memory, database: 
             providers=build_providers(settings, fleet, memory),
             add_record=ModelCallLog(database).add,
             clock=SystemClock(),
-        )
+        ),
+        open_access(),  # until policy and ledger are wired
     )

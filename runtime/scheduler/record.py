@@ -1,72 +1,79 @@
-"""Stage: keep a record of every call, also of one that failed or was left."""
+"""Stage: measure every call, also one that failed or was left. Writes no SQL: the ledger is the record.
+
+Stands outermost, so that it sees a call as its caller does: all its attempts together.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
-from admiralty.core.errors import OutputInvalid
-from admiralty.core.ports import AnswerStream, Clock
-from admiralty.core.values import ModelReply, Usage
+from admiralty.core.errors import AdmiraltyError, OutputInvalid
+from admiralty.core.money import dollars_text
+from admiralty.core.ports import AnswerStream, Clock, Metrics
+from admiralty.core.values import ModelReply
+from admiralty.runtime.scheduler.metrics import NoMetrics
 from admiralty.runtime.scheduler.pipeline import Attempt, Next
-from admiralty.runtime.storage.usage import ModelCallRecord
 
-AddRecord = Callable[[ModelCallRecord], Awaitable[None]]
+REFUSALS = frozenset({"denied", "budget_exceeded", "rate_limited"})
+"""Codes of errors that say no before anything was asked."""
+
+_KINDS = ("input", "output", "cached", "cache_write", "reasoning", "audio_input", "audio_output")
 
 
 class Record:
-    """Writes the record before the reply is passed on: no answer goes out unrecorded.
+    """Counts calls, refusals, tokens and cost, and the seconds of the call and of each stage.
 
-    Stands behind routing, so that the record names the model that was asked.
+    An error that goes out tells what its call cost all the same, in ``details["cost_usd"]``.
     """
 
-    def __init__(self, add: AddRecord, clock: Clock) -> None:
-        self._add = add
+    def __init__(self, metrics: Metrics | None, clock: Clock) -> None:
+        self._metrics = metrics or NoMetrics()
         self._clock = clock
-        self._late: set[asyncio.Future[None]] = set()
 
     async def __call__(self, attempt: Attempt, following: Next) -> AnswerStream:
         started = self._clock.monotonic()
-        recorded = False
+        reply: ModelReply | None = None
+        status = "error"
         try:
             async with aclosing(following(attempt)) as stream:
                 async for chunk in stream:
                     if isinstance(chunk, ModelReply):
-                        recorded = True  # also if the caller goes while it is being written
-                        await self._add(self._record(attempt, started, "ok", chunk))
+                        reply, status = chunk, "ok"
                     yield chunk
         except (asyncio.CancelledError, GeneratorExit):
-            # The caller has gone; the record must be written all the same, without awaiting here.
-            if not recorded:
-                record = self._record(attempt, started, "cancelled", None)
-                task = asyncio.ensure_future(self._add(record))
-                self._late.add(task)
-                task.add_done_callback(self._late.discard)
+            if reply is None:
+                status = "cancelled"
             raise
-        except Exception as error:
-            if not recorded:
-                reply = error.reply if isinstance(error, OutputInvalid) else None
-                await self._add(self._record(attempt, started, "error", reply, str(error)))
+        except AdmiraltyError as error:
+            settled = attempt.progress.settled
+            if settled:
+                error.details.setdefault("cost_usd", dollars_text(settled))
+            if isinstance(error, OutputInvalid):
+                reply = error.reply
+            if error.code in REFUSALS:
+                status = "refused"
+                tags = {"agent": attempt.call.caller.agent, "action": "model:call", "resource": ""}
+                self._metrics.add("refused", 1, {**tags, "code": error.code})
             raise
+        finally:
+            self._measure(attempt, reply, status, self._clock.monotonic() - started)
 
-    def _record(
-        self,
-        attempt: Attempt,
-        started: float,
-        status: str,
-        reply: ModelReply | None,
-        error: str | None = None,
-    ) -> ModelCallRecord:
-        return ModelCallRecord(
-            id=attempt.call.id,
-            caller=attempt.call.caller,
-            model=reply.model if reply else attempt.model.id if attempt.model else "",
-            tier=reply.tier if reply else attempt.model.tier if attempt.model else attempt.call.tier,
-            status=status,
-            usage=reply.usage if reply else Usage(),
-            cost=reply.cost if reply else None,
-            seconds=self._clock.monotonic() - started,
-            at=self._clock.now(),
-            error=error,
-        )
+    def _measure(self, attempt: Attempt, reply: ModelReply | None, status: str, seconds: float) -> None:
+        call, progress, metrics = attempt.call, attempt.progress, self._metrics
+        tags = {
+            "agent": call.caller.agent,
+            "model": reply.model if reply else attempt.model.id if attempt.model else "",
+            "tier": reply.tier if reply else call.tier,
+        }
+        metrics.add("calls", 1, {**tags, "status": status})
+        metrics.observe("call_seconds", seconds, {**tags, "status": status})
+        cost = progress.settled if progress.settled is not None else reply.cost if reply else None
+        if cost:
+            metrics.add("cost_usd", cost / 1e9, tags)
+        if reply is not None:
+            for kind in _KINDS:
+                if tokens := getattr(reply.usage, f"{kind}_tokens"):
+                    metrics.add("tokens", tokens, {**tags, "kind": kind})
+        for stage, spent in progress.timings.items():
+            metrics.observe("stage_seconds", spent, {"stage": stage})

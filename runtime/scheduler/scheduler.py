@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 
-from admiralty.core.errors import ProviderUnavailable
+from admiralty.core.errors import ConfigurationError, ProviderUnavailable
 from admiralty.core.ports import AnswerStream, Clock, ModelProvider
-from admiralty.core.values import ModelCall, ModelReply, Tier, TokenDelta
+from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, Tier, TokenDelta
+from admiralty.runtime.scheduler.access import AccessControl
 from admiralty.runtime.scheduler.dispatch import Dispatch
 from admiralty.runtime.scheduler.pipeline import Attempt, Stage, fold
-from admiralty.runtime.scheduler.record import AddRecord, Record
+from admiralty.runtime.scheduler.record_sql import AddRecord, RecordInSql
 from admiralty.runtime.scheduler.route import Route
 
 
@@ -24,7 +25,7 @@ def default_stages(
     """Return the stages of a model call, in order."""
     return [
         Route(tier_models),
-        Record(add_record, clock),
+        RecordInSql(add_record, clock),
         Dispatch(providers, clock),
     ]
 
@@ -32,8 +33,10 @@ def default_stages(
 class LocalScheduler:
     """Runs the pipeline in this process."""
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[Stage], access: AccessControl | None = None) -> None:
+        """Fold ``stages``; ``access`` decides on tools, of which none may be called without it."""
         self._stages = stages
+        self._access = access
         self._pipeline = fold(stages)
 
     async def close(self) -> None:
@@ -48,6 +51,15 @@ class LocalScheduler:
     async def complete(self, call: ModelCall) -> ModelReply:
         async with aclosing(self.stream(call)) as stream:
             return await last_reply(stream)
+
+    async def authorize(self, access: Access) -> Grant:
+        if self._access is None:
+            raise ConfigurationError("The scheduler has no access control: nothing but models may be asked.")
+        return await self._access.authorize(access)
+
+    async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
+        if self._access is not None:
+            await self._access.settle(grant, status=status, seconds=seconds)
 
 
 async def last_reply(stream: AsyncIterator[TokenDelta | ModelReply]) -> ModelReply:

@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from admiralty.core.errors import AdmiraltyError, RateLimited, Retryable, RunInterrupted
 from admiralty.core.ports import AnswerStream, Vectors, VisitStream
-from admiralty.core.values import ModelCall, ModelReply, Passage, Visit
+from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, Passage, Visit
 
 T = TypeVar("T")
 
@@ -59,6 +59,8 @@ class RemoteScheduler:
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._complete = by_value(handle, "complete")
+        self._authorize = by_value(handle, "authorize")
+        self._settle = by_value(handle, "settle")
         self._stream = by_value(handle, "stream", stream=True)
         self._ready = by_value(handle, "ready")
 
@@ -75,6 +77,13 @@ class RemoteScheduler:
     async def complete(self, call: ModelCall) -> ModelReply:
         result: ModelReply = await _unary(self._complete, call)
         return result
+
+    async def authorize(self, access: Access) -> Grant:
+        result: Grant = await _unary(self._authorize, access)
+        return result
+
+    async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
+        await _unary(self._settle, grant, status, seconds)
 
 
 class RemoteAgentHost:

@@ -22,7 +22,7 @@ from admiralty.core.errors import ProviderUnavailable, RateLimited
 from admiralty.core.money import Nanos
 from admiralty.core.ports import AnswerStream
 from admiralty.core.settings import Settings
-from admiralty.core.values import ModelCall, ModelReply, TokenDelta, Usage
+from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, TokenDelta, Usage
 from admiralty.runtime.api import ApiParts, create_app
 from admiralty.runtime.conversations import Conversations
 from admiralty.runtime.local import open_local
@@ -30,6 +30,7 @@ from admiralty.runtime.scheduler import LocalScheduler, default_stages
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.keys import ApiKeys
 from admiralty.runtime.storage.usage import ModelCallLog
+from admiralty.runtime.testing import open_access
 from admiralty.tools import tool
 
 CHAT = "/v1/chat/completions"
@@ -137,7 +138,7 @@ class LateScheduler:
             add_record=ModelCallLog(database).add,
             clock=SystemClock(),
         )
-        self._inner = LocalScheduler(stages)
+        self._inner = LocalScheduler(stages, open_access())
 
     def stream(self, call: ModelCall) -> AnswerStream:
         assert self._inner is not None
@@ -146,6 +147,14 @@ class LateScheduler:
     async def complete(self, call: ModelCall) -> ModelReply:
         assert self._inner is not None
         return await self._inner.complete(call)
+
+    async def authorize(self, access: Access) -> Grant:
+        assert self._inner is not None
+        return await self._inner.authorize(access)
+
+    async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
+        assert self._inner is not None
+        await self._inner.settle(grant, status=status, seconds=seconds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from admiralty.core.errors import Conflict, InvalidRequest, NotFound, RateLimite
 from admiralty.core.settings import Settings
 from admiralty.core.values import Event, Identity, ModelCall
 from admiralty.runtime.agents.hosts import LocalAgentHost
-from admiralty.runtime.agents.visit import Surroundings
+from admiralty.runtime.agents.tools import Surroundings
 from admiralty.runtime.conversations import Conversations
 from admiralty.runtime.conversations.graph import recent
 from admiralty.runtime.local import LocalFleet

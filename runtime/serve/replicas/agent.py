@@ -10,7 +10,7 @@ from ray.serve.handle import DeploymentHandle
 
 from admiralty.core.values import Event, Visit, VisitResult
 from admiralty.runtime.agents.hosts import build_agent
-from admiralty.runtime.agents.visit import Surroundings
+from admiralty.runtime.agents.tools import Surroundings
 from admiralty.runtime.composition.fleet import load_fleet, setup_resources
 from admiralty.runtime.serve.batches import batched
 from admiralty.runtime.serve.remote import RemoteMemory, RemoteScheduler

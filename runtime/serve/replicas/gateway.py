@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
 from admiralty.runtime.agents.hosts import LocalAgentHost, SplitAgentHost
-from admiralty.runtime.agents.visit import Surroundings
+from admiralty.runtime.agents.tools import Surroundings
 from admiralty.runtime.api import ApiParts, create_app
 from admiralty.runtime.composition.conversations import build_conversations, process_name
 from admiralty.runtime.composition.fleet import load_fleet, setup_resources

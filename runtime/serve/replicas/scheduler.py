@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from ray.serve.handle import DeploymentHandle
 
-from admiralty.core.values import ModelCall, ModelReply, TokenDelta
+from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, TokenDelta
 from admiralty.runtime.composition.fleet import load_fleet
 from admiralty.runtime.composition.scheduler import build_scheduler
 from admiralty.runtime.serve.batches import batched
@@ -39,3 +39,11 @@ class SchedulerReplica:
     async def complete(self, call: ModelCall) -> ModelReply:
         """Forward to the scheduler."""
         return await self._scheduler.complete(call)
+
+    async def authorize(self, access: Access) -> Grant:
+        """Forward to the scheduler."""
+        return await self._scheduler.authorize(access)
+
+    async def settle(self, grant: Grant, status: CallStatus, seconds: float) -> None:
+        """Forward to the scheduler."""
+        await self._scheduler.settle(grant, status=status, seconds=seconds)
