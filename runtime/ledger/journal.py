@@ -1,0 +1,114 @@
+"""What calls cost, written to a file the moment it is known: kill -9 before the commit loses none of it.
+
+Each process has a file of its own, locked while it lives. Whoever finds one that nobody locks settles
+what stands in it; a settlement is idempotent, so that one too many does no harm.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from admiralty.core.money import Nanos
+from admiralty.runtime.ledger.batch import HeldMoney, Settlement
+from admiralty.runtime.ledger.rows import charges_json, entry_row, read_charges, read_entry
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 1_000_000
+"""A file larger than that is emptied as soon as nothing in it is open."""
+
+
+class Journal:
+    """The journal of this process, in ``folder``."""
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._path = folder / f"{owner}.jsonl"
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._open: set[str] = set()
+        self._bytes = 0
+
+    def add(self, settlement: Settlement) -> None:
+        """Note a settlement. Survives the end of this process, not of the machine."""
+        hold = settlement.hold
+        line = {
+            "entry": entry_row(settlement.entry),
+            "hold": hold and {"id": hold.id, "amount": hold.amount, "charges": charges_json(hold.charges)},
+        }
+        self._open.add(settlement.entry.id)
+        self._write(line)
+
+    def done(self, ids: Iterable[str]) -> None:
+        """Note that settlements are committed."""
+        ids = list(ids)
+        self._open.difference_update(ids)
+        if self._open:
+            self._write({"done": ids})
+        elif self._bytes > MAX_BYTES:
+            os.ftruncate(self._file, 0)
+            self._bytes = 0
+        else:
+            self._write({"done": ids})
+
+    def close(self) -> None:
+        """Let go of the file; it goes away if nothing is open."""
+        if not self._open:
+            self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+    def abandoned(self) -> Iterator[tuple[Path, list[Settlement]]]:
+        """Yield what processes that have died left open, with the file: remove it once that is settled.
+
+        The lock is held while the caller works.
+        """
+        for path in sorted(self._folder.glob("*.jsonl")):
+            if path == self._path:
+                continue
+            try:
+                file = os.open(path, os.O_RDWR)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(file).st_nlink:  # else another has settled and removed it meanwhile
+                    yield path, list(_read(path))
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(file)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        try:
+            self._bytes += os.write(self._file, data)
+        except OSError as error:  # a full disk: the commit follows all the same
+            logger.warning("the journal %s cannot be written: %s", self._path, error)
+
+
+def _read(path: Path) -> Iterator[Settlement]:
+    found: dict[str, dict[str, Any]] = {}
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                told = json.loads(line)
+            except ValueError:  # a write that was broken off; the next line stands for itself
+                continue
+            if "entry" in told:
+                found[told["entry"]["id"]] = told
+            for done in told.get("done", ()):
+                found.pop(done, None)
+    for told in found.values():
+        hold = told["hold"]
+        yield Settlement(
+            entry=read_entry(told["entry"]),
+            hold=hold
+            and HeldMoney(id=hold["id"], amount=Nanos(hold["amount"]), charges=read_charges(hold["charges"])),
+        )
