@@ -1,4 +1,8 @@
-"""Whose request it is: an API key in, an Identity out. The tenant comes from the key and nowhere else."""
+"""Whose request it is: an API key in, an Identity out.
+
+Tenant, team and role come from the key and nowhere else; a request may only add tags that the key
+does not have.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,10 @@ from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 
-from admiralty.core.errors import InvalidRequest, Unauthenticated
+from admiralty.core.errors import Denied, InvalidRequest, Unauthenticated
 from admiralty.core.ports import Clock
 from admiralty.core.values import Identity
-from admiralty.runtime.storage.keys import PREFIX, ApiKey
+from admiralty.runtime.storage.keys import PREFIX, ApiKey, checked_tags
 
 KEY_SECONDS = 3.0
 """How long a key counts as valid without a look at the database: a revocation takes effect within it."""
@@ -19,6 +23,8 @@ MAX_KEYS = 4096
 MAX_KEY_LENGTH = 200
 MAX_USER_LENGTH = 200
 USER_HEADER = "x-end-user"
+TAGS_HEADER = "x-tags"
+MAX_TAGS_LENGTH = 1200
 
 
 class Authenticator:
@@ -35,7 +41,15 @@ class Authenticator:
     async def identify(self, request: Request) -> Identity:
         """Return on whose behalf a request comes. Raises Unauthenticated, InvalidRequest."""
         key = await self._valid(_presented(request))
-        return Identity(tenant=key.tenant, user=_named_user(request), key_id=key.id)
+        return Identity(
+            tenant=key.tenant,
+            team=key.team,
+            user=_named_user(request),
+            key_id=key.id,
+            # The key's own come last: what money is counted by is not the caller's to change.
+            tags={**_named_tags(request), **key.tags},
+            admin=key.admin,
+        )
 
     async def _valid(self, secret: str) -> ApiKey:
         now = self._clock.monotonic()
@@ -50,6 +64,12 @@ class Authenticator:
             self._known.clear()
         self._known[digest] = (now + KEY_SECONDS, key)
         return key
+
+
+def require_admin(identity: Identity) -> None:
+    """Raise Denied unless the key may change what governs its tenant."""
+    if not identity.admin:
+        raise Denied("This key may not do that: it needs one made with `admiralty keys create --admin`.")
 
 
 def checked_user(user: str) -> str | None:
@@ -71,6 +91,15 @@ def _named_user(request: Request) -> str | None:
         return checked_user(named.encode("latin-1").decode())
     except UnicodeDecodeError:
         raise InvalidRequest(f"The header {USER_HEADER} is not UTF-8.", param="user") from None
+
+
+def _named_tags(request: Request) -> dict[str, str]:
+    """Return the tags of the header, ``project=alpha,env=prod``. Raises InvalidRequest."""
+    header = request.headers.get(TAGS_HEADER, "")
+    if len(header) > MAX_TAGS_LENGTH:
+        raise InvalidRequest(f"{TAGS_HEADER}: longer than {MAX_TAGS_LENGTH} characters.", param=TAGS_HEADER)
+    pairs = [item.strip().partition("=") for item in header.split(",") if item.strip()]
+    return checked_tags([(key.strip(), value.strip()) for key, _, value in pairs], TAGS_HEADER)
 
 
 def _presented(request: Request) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from admiralty.core.settings import Settings
 from admiralty.runtime.cli.output import console
 from admiralty.runtime.storage import Database
-from admiralty.runtime.storage.keys import ApiKeys
+from admiralty.runtime.storage.keys import ApiKeys, checked_tags
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 T = TypeVar("T")
@@ -38,23 +39,36 @@ def with_keys(settings: Settings, work: Callable[[ApiKeys], Awaitable[T]]) -> T:
 def create(
     name: Annotated[str, typer.Option(help="What the key is for.")] = "default",
     tenant: Annotated[str, typer.Option(help="Tenant that its holder acts for.")] = "default",
+    team: Annotated[str | None, typer.Option(help="Team that its holder acts for.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Tag of its spending, as project=alpha; more than once.")
+    ] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="Its holder may change budgets.")] = False,
     home: Home = None,
 ) -> None:
     """Make a key and print it. It is stored as a digest only: it cannot be shown again."""
-    secret, key = with_keys(Settings.load(home=home), lambda keys: keys.create(tenant=tenant, name=name))
+    pairs = [text.partition("=") for text in tag or []]
+    tags = checked_tags([(name, value) for name, _, value in pairs], "--tag")
+    secret, key = with_keys(
+        Settings.load(home=home),
+        lambda keys: keys.create(tenant=tenant, name=name, team=team, tags=tags, admin=admin),
+    )
     console.print(secret, soft_wrap=True)
-    console.print(f"[dim]{key.id}, tenant {key.tenant}. Shown once: keep it now.[/]", soft_wrap=True)
+    whose = f"tenant {key.tenant}" + (f", team {key.team}" if key.team else "") + (", admin" if admin else "")
+    console.print(f"[dim]{key.id}, {escape(whose)}. Shown once: keep it now.[/]", soft_wrap=True)
 
 
 @app.command("list")
 def list_keys(home: Home = None) -> None:
     """List the keys, without the keys themselves."""
-    table = Table("id", "begins", "tenant", "name", "made", "state", box=None, header_style="bold")
+    columns = ("id", "begins", "tenant", "team", "name", "tags", "role", "made", "state")
+    table = Table(*columns, box=None, header_style="bold")
     for key in with_keys(Settings.load(home=home), lambda keys: keys.all()):
         made = dt.datetime.fromtimestamp(key.created_at, tz=dt.UTC).strftime("%Y-%m-%d %H:%M")
-        table.add_row(
-            key.id, f"{key.hint}…", key.tenant, key.name, made, "revoked" if key.revoked_at else "valid"
-        )
+        tags = " ".join(f"{name}={value}" for name, value in sorted(key.tags.items()))
+        cells = [key.id, f"{key.hint}…", key.tenant, key.team or "", key.name, tags]
+        cells += ["admin" if key.admin else "", made, "revoked" if key.revoked_at else "valid"]
+        table.add_row(*map(escape, cells))
     console.print(table)
 
 

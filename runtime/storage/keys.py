@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from admiralty.core.clock import SystemClock
-from admiralty.core.errors import NotFound
+from admiralty.core.errors import InvalidRequest, NotFound
 from admiralty.core.ids import new_id
 from admiralty.core.ports import Clock
 from admiralty.runtime.storage.database import Database
 from admiralty.runtime.storage.tables import api_keys
 
 PREFIX = "adm_"
+
+MAX_TAGS = 8
+_TAG = re.compile(r"[A-Za-z0-9_.\-/]{1,64}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +30,12 @@ class ApiKey:
 
     id: str
     tenant: str
+    team: str | None = None
+    """The team that its holder acts for; such a key sees that team's money only, unless it is ``admin``."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """What its spending is grouped and budgeted by besides. No request can change them."""
+    admin: bool = False
+    """Whether its holder may change the tenant's budgets."""
     name: str
     hint: str
     """The first characters, to recognise it by."""
@@ -42,11 +53,29 @@ class ApiKeys:
         self._database = database
         self._clock = clock or SystemClock()
 
-    async def create(self, *, tenant: str = "default", name: str = "default") -> tuple[str, ApiKey]:
-        """Return a new key and its record. The key cannot be had again."""
+    async def create(
+        self,
+        *,
+        tenant: str = "default",
+        name: str = "default",
+        team: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        admin: bool = False,
+    ) -> tuple[str, ApiKey]:
+        """Return a new key and its record. The key cannot be had again.
+
+        Raises InvalidRequest for tags that are none.
+        """
         secret = PREFIX + secrets.token_urlsafe(32)
         key = ApiKey(
-            id=new_id("key"), tenant=tenant, name=name, hint=secret[:8], created_at=self._clock.now()
+            id=new_id("key"),
+            tenant=tenant,
+            team=team or None,
+            tags=checked_tags(list((tags or {}).items()), "tags"),
+            admin=admin,
+            name=name,
+            hint=secret[:8],
+            created_at=self._clock.now(),
         )
 
         def insert(connection: Connection) -> None:
@@ -56,6 +85,9 @@ class ApiKeys:
                     digest=_digest(secret),
                     hint=key.hint,
                     tenant=tenant,
+                    team=key.team,
+                    tags=dict(key.tags),
+                    admin=admin,
                     name=name,
                     created_at=key.created_at,
                 )
@@ -97,6 +129,23 @@ class ApiKeys:
 
         if not await self._database.write(update):
             raise NotFound(f"There is no valid key {key_id}. See `admiralty keys list`.")
+
+
+def checked_tags(tags: Sequence[tuple[str, str]], where: str) -> dict[str, str]:
+    """Return tags as a mapping. Raises InvalidRequest, naming ``where`` they were given."""
+    given: dict[str, str] = {}
+    problem = None
+    for key, value in tags:
+        if not _TAG.fullmatch(key) or not _TAG.fullmatch(value):
+            problem = f"{key[:70]}={value[:70]}: keys and values have 1 to 64 letters, digits or _ . - /"
+        elif key in given:
+            problem = f"{key}: given twice"
+        given[key] = value
+    if len(given) > MAX_TAGS:
+        problem = f"{len(given)} tags: at most {MAX_TAGS} are possible"
+    if problem:
+        raise InvalidRequest(f"{where}: {problem}. Write them as project=alpha.", param=where)
+    return given
 
 
 def _digest(secret: str) -> str:
