@@ -80,6 +80,11 @@ class Settings(BaseSettings):
     embedder: str = "auto"
     """``auto``, ``hashing``, ``sentence-transformers`` or ``sentence-transformers:NAME``."""
 
+    policies: Path | None = None
+    """Folder with policies of the operator's own, on top of the fleet's and of ours. See docs/policy.md."""
+    policy_mode: Literal["enforce", "log"] = "enforce"
+    """``log``: denials are recorded, but the calls go through."""
+
     @classmethod
     def load(cls, **values: Any) -> Settings:
         """Build settings; ``values`` win over the environment. Raises ConfigurationError."""
