@@ -223,13 +223,17 @@ ledger = Table(
     Column("reasoning_tokens", Integer, nullable=False, server_default="0"),
     Column("audio_input_tokens", Integer, nullable=False, server_default="0"),
     Column("audio_output_tokens", Integer, nullable=False, server_default="0"),
+    Column("cache_write_1h_tokens", Integer, nullable=False, server_default="0"),
     # NULL only in entries from before there were prices for everything.
     Column("cost_nanos", BigInteger),
     Column("held_nanos", BigInteger, nullable=False, server_default="0"),
     Column("debt_nanos", BigInteger, nullable=False, server_default="0"),
     Column("estimated", Boolean, nullable=False),
-    # What the input was expected to count, before anything was learned of the model's tokens.
+    # How the hold was reckoned, to learn from: the input by rule and as expected, the output allowed.
     Column("measure", Integer, nullable=False, server_default="0"),
+    Column("expected_input", Integer, nullable=False, server_default="0"),
+    Column("output_limit", Integer, nullable=False, server_default="0"),
+    Column("factor", Float, nullable=False, server_default="1"),
     Column("price_book", Line(64), nullable=False),
     Column("policy", Line(64), nullable=False),
     Column("charges", JSON, nullable=False),
@@ -256,7 +260,8 @@ alerts = Table(
     Column("next_attempt_at", Float),  # NULL: delivered, or given up
     Column("delivered_at", Float),
     Column("error", Prose),
-    Index("ix_alerts_once", "budget_id", "subject", "window", "threshold", unique=True),
+    # Once in each window, and anew when the limit has changed.
+    Index("ix_alerts_once", "budget_id", "subject", "window", "threshold", "limit_nanos", unique=True),
     Index("ix_alerts_next_attempt_at", "next_attempt_at"),
 )
 

@@ -28,7 +28,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_alerts")),
     )
     op.create_index("ix_alerts_next_attempt_at", "alerts", ["next_attempt_at"], unique=False)
-    op.create_index("ix_alerts_once", "alerts", ["budget_id", "subject", "window", "threshold"], unique=True)
+    op.create_index(
+        "ix_alerts_once",
+        "alerts",
+        ["budget_id", "subject", "window", "threshold", "limit_nanos"],
+        unique=True,
+    )
     op.create_table(
         "budgets",
         sa.Column("id", sa.String(length=40), nullable=False),
@@ -108,11 +113,15 @@ def upgrade() -> None:
         sa.Column("reasoning_tokens", sa.Integer(), server_default="0", nullable=False),
         sa.Column("audio_input_tokens", sa.Integer(), server_default="0", nullable=False),
         sa.Column("audio_output_tokens", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("cache_write_1h_tokens", sa.Integer(), server_default="0", nullable=False),
         sa.Column("cost_nanos", sa.BigInteger(), nullable=True),
         sa.Column("held_nanos", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("debt_nanos", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("estimated", sa.Boolean(), nullable=False),
         sa.Column("measure", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("expected_input", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("output_limit", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("factor", sa.Float(), server_default="1", nullable=False),
         sa.Column("price_book", sa.String(length=64), nullable=False),
         sa.Column("policy", sa.String(length=64), nullable=False),
         sa.Column("charges", sa.JSON(), nullable=False),
