@@ -50,6 +50,7 @@ class Usage:
 
     ``cached``, ``cache_write`` and ``audio_input`` are parts of ``input``; ``reasoning`` and
     ``audio_output`` of ``output``. So the sums are ``input_tokens`` and ``output_tokens`` alone.
+    ``cache_write_1h`` is the part of ``cache_write`` that is kept for an hour, which costs more.
     """
 
     input_tokens: int = 0
@@ -59,6 +60,7 @@ class Usage:
     reasoning_tokens: int = 0
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -73,6 +75,7 @@ class Usage:
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             audio_input_tokens=self.audio_input_tokens + other.audio_input_tokens,
             audio_output_tokens=self.audio_output_tokens + other.audio_output_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
         )
 
 
@@ -227,6 +230,18 @@ class Grant:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Permit:
+    """An account's leave to send one call, or how long there will be none."""
+
+    key: str = ""
+    """The account to use; empty: none has room."""
+    wait: float = 0.0
+    """Seconds until an account may have room."""
+    book: str = ""
+    """Where it was written down: what is given back must be given back there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Passage:
     """A piece of a document, found for a query, with where it stands in its source."""
 
@@ -282,8 +297,6 @@ class Visit:
     steps_left: int = 25
     """Model calls that remain to this turn."""
     streaming: bool = True
-    spent: Nanos = ZERO
-    """What the turn has cost so far."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -299,5 +312,3 @@ class VisitResult:
     """The structured output, for an agent that declares one."""
     steps: int = 0
     """Model calls that the visit made."""
-    spent: Nanos = ZERO
-    """What the visit cost."""

@@ -18,7 +18,7 @@ from langchain_core.messages.tool import ToolCall
 from admiralty.core.clock import SystemClock
 from admiralty.core.errors import AdmiraltyError, ProviderUnavailable
 from admiralty.core.ids import new_id
-from admiralty.core.money import ZERO, Nanos
+from admiralty.core.money import Nanos
 from admiralty.core.ports import AnswerStream
 from admiralty.core.values import (
     Access,
@@ -124,18 +124,12 @@ def _reply(call: ModelCall, message: AIMessage) -> ModelReply:
     )
 
 
-class AllowAll:
-    """A policy that permits everything."""
+class OpenGate:
+    """A gate that lets everything through."""
 
-    def decide(self, access: Access) -> Decision:  # noqa: ARG002 - the port's signature
-        return Decision(allowed=True, reasons=("all",), bundle="allow-all")
-
-
-class ForgetDecisions:
-    """A log of decisions that keeps none."""
-
-    def add(self, access: Access, decision: Decision) -> None:
-        """Do nothing."""
+    async def check(self, access: Access) -> Decision:  # noqa: ARG002 - the port's signature
+        """Permit it."""
+        return Decision(allowed=True, reasons=("all",), bundle="open")
 
 
 class EndlessMoney:
@@ -147,7 +141,7 @@ class EndlessMoney:
 
     async def reserve(self, request: HoldRequest) -> Hold:
         """Set any amount aside."""
-        amount = request.quote.amount(request.wanted) if request.quote else ZERO
+        amount = request.quote.amount(request.wanted)
         hold = Hold(id=request.id, amount=amount, output_tokens=request.wanted, charges=(), request=request)
         self.holds[hold.id] = hold
         return hold
@@ -161,6 +155,4 @@ class EndlessMoney:
 
 def open_access() -> AccessControl:
     """Return an access control that permits everything and has no budgets."""
-    return AccessControl(
-        policy=AllowAll(), decisions=ForgetDecisions(), ledger=EndlessMoney(), clock=SystemClock()
-    )
+    return AccessControl(gate=OpenGate(), ledger=EndlessMoney(), clock=SystemClock())

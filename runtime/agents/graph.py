@@ -21,7 +21,6 @@ from pydantic import SkipValidation
 from admiralty.agents import Agent, Fleet
 from admiralty.core.errors import AdmiraltyError, DefinitionError, LimitExceeded, RunInterrupted
 from admiralty.core.ids import new_id
-from admiralty.core.money import Nanos, from_dollars
 from admiralty.core.ports import VisitStream
 from admiralty.core.values import Event, ModelCall, ModelReply, Visit, VisitResult
 from admiralty.runtime.agents.chat_model import ScheduledChatModel, forward
@@ -214,17 +213,12 @@ class GraphAgent:
         )
 
     def _on_reply(self, reply: ModelReply) -> None:
-        running = self._running.get()
-        running.progress.spent = Nanos(running.progress.spent + (reply.cost or 0))
-        running.tell(cost_event(self._agent.name, reply))
+        self._running.get().tell(cost_event(self._agent.name, reply))
 
     def _on_failure(self, call: ModelCall, error: AdmiraltyError) -> None:
         error.details.setdefault("agent", self._agent.name)
         if event := failed_cost_event(self._agent.name, call.tier, error):
-            running = self._running.get()
-            spent = from_dollars(event.data["cost_usd"] or 0)
-            running.progress.spent = Nanos(running.progress.spent + spent)
-            running.tell(event)
+            self._running.get().tell(event)
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         return self._running.get().loop

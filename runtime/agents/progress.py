@@ -8,7 +8,6 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from admiralty.core.money import ZERO, Nanos
 from admiralty.core.values import Visit, VisitResult
 from admiralty.tools.confirmation import PENDING
 
@@ -24,8 +23,6 @@ class Progress:
     session: dict[str, Any]
     messages: list[BaseMessage] = field(default_factory=list)
     steps: int = 0
-    tool_calls: int = 0
-    spent: Nanos = ZERO
 
     def result(self, *, handoff: str | None = None, output: Mapping[str, Any] | None = None) -> VisitResult:
         return VisitResult(
@@ -34,23 +31,13 @@ class Progress:
             handoff=handoff,
             output=output,
             steps=self.steps,
-            spent=self.spent,
         )
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts that policies may ask for.
-
-        ``turn`` of the conversation; ``model_calls`` and ``tool_calls`` of this visit; ``spent``, what
-        the turn has cost so far in nano-dollars; ``session``, what tools keep with the conversation:
-        its texts, whole numbers, truths and lists of texts.
+        """Return the facts that policies may ask for: of what tools keep with the conversation, the
+        texts, whole numbers, truths and lists of texts.
         """
-        return {
-            "turn": self.visit.turn,
-            "model_calls": self.steps,
-            "tool_calls": self.tool_calls,
-            "spent": int(self.visit.spent + self.spent),
-            "session": {key: value for key, value in self.session.items() if _is_fact(key, value)},
-        }
+        return {key: value for key, value in self.session.items() if _is_fact(key, value)}
 
 
 def _is_fact(key: str, value: object) -> bool:

@@ -17,7 +17,7 @@ from langchain_core.messages.tool import ToolCall
 from admiralty.agents import Agent
 from admiralty.core.errors import AdmiraltyError, BudgetExceeded, Denied
 from admiralty.core.ids import new_id
-from admiralty.core.money import ZERO, Nanos
+from admiralty.core.money import ZERO
 from admiralty.core.ports import Memory, Scheduler, Vectors
 from admiralty.core.values import Access, CallStatus, Grant, Passage
 from admiralty.runtime.agents.progress import Progress, last_user_text
@@ -25,6 +25,9 @@ from admiralty.tools import Tool, ToolContext, ToolExecutor, ToolOutcome
 from admiralty.tools.executor import PreparedCall
 
 logger = logging.getLogger(__name__)
+
+CONFIRMED = "user"
+"""The approval of a call that the user has said yes to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +67,9 @@ class GovernedTools:
             return _refused("denied", error)
         except BudgetExceeded as error:
             return _refused("budget_exceeded", error)
-        progress.tool_calls += 1
         if not grant.priced:
             return await self._executor.run(prepared)
-        return await self._run_paid(progress, prepared, grant)
+        return await self._run_paid(prepared, grant)
 
     def _context(self, progress: Progress, call: ToolCall) -> ToolContext:
         visit, memory = progress.visit, self._around.memory
@@ -86,18 +88,22 @@ class GovernedTools:
     def _access(self, progress: Progress, call: PreparedCall) -> Access:
         """Return what the scheduler is asked.
 
-        A call that must be confirmed first is asked for as if it were: nobody is to be asked in vain.
-        But money is only set aside for the call itself.
+        The user's yes to this very call is among the ``approvals``. A call that must be confirmed first
+        is asked for as if it had been: nobody is to be asked in vain. But money is only set aside for
+        the call itself.
         """
         tool, visit = call.tool, progress.visit
-        state = {"confirmed": call.ctx.confirmed or call.asks, "rehearsal": call.asks}
+        facts = progress.facts()
+        if call.ctx.confirmed or call.asks:
+            given = facts.get("approvals", [])
+            facts["approvals"] = [*(given if isinstance(given, list | tuple) else [given]), CONFIRMED]
         return Access(
             id=new_id("call"),  # the model's own id need not be unique
             caller=visit.caller,
             action="tool:call",
             resource=tool.name,
-            attributes={"effect": tool.effect, "price": int(tool.price)},
-            context={**progress.facts(), **state},
+            attributes={"effect": tool.effect, "price": int(tool.price), "rehearsal": call.asks},
+            context=facts,
             price=ZERO if call.asks else tool.price,
             deadline=visit.deadline,
             priority=self._agent.priority,
@@ -118,7 +124,7 @@ class GovernedTools:
         if not asking.cancelled() and asking.exception() is None:
             self._keep(self._settle(asking.result(), "error", 0.0))
 
-    async def _run_paid(self, progress: Progress, call: PreparedCall, grant: Grant) -> ToolOutcome:
+    async def _run_paid(self, call: PreparedCall, grant: Grant) -> ToolOutcome:
         started = time.monotonic()
         try:
             outcome = await self._executor.run(call)
@@ -129,7 +135,6 @@ class GovernedTools:
         await asyncio.shield(self._keep(self._settle(grant, status, outcome.seconds)))
         if status == "error":
             return outcome
-        progress.spent = Nanos(progress.spent + grant.access.price)
         return replace(outcome, cost=grant.access.price)
 
     async def _settle(self, grant: Grant, status: CallStatus, seconds: float) -> None:

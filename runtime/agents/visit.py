@@ -24,7 +24,6 @@ from admiralty.core.errors import (
     ProviderUnavailable,
 )
 from admiralty.core.ids import new_id
-from admiralty.core.money import Nanos, from_dollars
 from admiralty.core.ports import VisitStream
 from admiralty.core.values import Event, ModelCall, ModelReply, TokenDelta, Visit
 from admiralty.runtime.agents.events import (
@@ -170,12 +169,10 @@ class StandardAgent:
         except AdmiraltyError as error:
             error.details.setdefault("agent", agent.name)
             if event := failed_cost_event(agent.name, call.tier, error):
-                progress.spent = Nanos(progress.spent + from_dollars(event.data["cost_usd"] or 0))
                 yield event
             raise
         if reply is None:
             raise ProviderUnavailable("The model's answer broke off before its end.")
-        progress.spent = Nanos(progress.spent + (reply.cost or 0))
         yield cost_event(agent.name, reply)
         if keep:
             progress.messages.append(_named(reply, agent.name))

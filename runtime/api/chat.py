@@ -158,6 +158,13 @@ class Completion:
         )  # fmt: skip
         return {name: done[name] for name in names} | {"ignored": list(self.ignored)}
 
+    def failure(self, error: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what we add to an error at the end of a stream."""
+        names = ("run_id", "cost_usd", "unpriced_calls")
+        return {"conversation_id": self.run.conversation_id} | {
+            name: error[name] for name in names if name in error
+        }
+
 
 @dataclass(kw_only=True)
 class ChunkWriter:
@@ -193,7 +200,7 @@ class ChunkWriter:
             if self.include_usage:
                 yield self._base() | {"choices": [], "usage": usage(event.data)}
         elif event.type == "error":
-            yield {"error": openai_error(event.data)}
+            yield {"error": openai_error(event.data), "admiralty": self.completion.failure(event.data)}
 
     def _rest(self, answer: str) -> Iterator[dict[str, Any]]:
         said = "".join(self._segment)

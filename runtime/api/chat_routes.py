@@ -42,7 +42,10 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "headers": {
             "X-Conversation-Id": {"description": "Send it to continue.", "schema": {"type": "string"}},
             "X-Run-Id": {"description": "This turn's run.", "schema": {"type": "string"}},
-            "X-Cost-Usd": {"description": "Only without `stream`.", "schema": {"type": "string"}},
+            "X-Cost-Usd": {
+                "description": "Only without `stream`: a stream tells it at its end.",
+                "schema": {"type": "string"},
+            },
         },
     },
     "4XX": {"model": OpenAIError, "description": "What is wrong with the request, in OpenAI's shape."},
@@ -123,11 +126,11 @@ def add_chat_routes(router: APIRouter, parts: ApiParts, catalog: Catalog) -> Non
         if not streaming:
             last = await stopping_with_client(live, request.receive, last_event(live))
             if last.type == "error":
-                return problem_response(last.data, request.scope, turn_headers(live))
+                return problem_response(last.data, request.scope, turn_headers(live, last.data))
             return json_response(completion.whole(last.data), headers=turn_headers(live, last.data))
         waiting = early_failure(live, within=parts.keep_alive)
         if failure := await stopping_with_client(live, request.receive, waiting):
-            return problem_response(failure.data, request.scope, turn_headers(live))
+            return problem_response(failure.data, request.scope, turn_headers(live, failure.data))
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         writer = ChunkWriter(completion=completion, include_usage=include_usage)
         chunks = _stream(live, writer, parts.keep_alive)

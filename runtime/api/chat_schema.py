@@ -183,6 +183,9 @@ class OpenAIErrorBody(Shown):
     type: str
     param: str | None
     code: str | None
+    details: dict[str, Any] | None = None
+    """Only with ``budget_exceeded``: ``scope``, ``window``, ``limit_usd``, ``spent_usd``, ``held_usd``,
+    ``needed_usd``, ``resets_at``."""
 
 
 class OpenAIError(Shown):

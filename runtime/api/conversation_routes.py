@@ -148,7 +148,7 @@ def add_conversation_routes(router: APIRouter, parts: ApiParts) -> None:
         if as_json:
             last = await last_event(live)
             if last.type == "error":
-                return problem_response(last.data, request.scope, turn_headers(live))
+                return problem_response(last.data, request.scope, turn_headers(live, last.data))
             return json_response(last.data, headers=turn_headers(live, last.data))
         return EventStream(_stream(live, parts.keep_alive), headers=turn_headers(live))
 

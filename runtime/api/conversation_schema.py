@@ -106,7 +106,10 @@ class ToolCallInfo(_Happened):
     name: str
     arguments: Any
     status: str
+    """``started``, then ``ok``, ``error``, ``confirmation_required``, ``denied`` or ``budget_exceeded``."""
     result: str | None = None
+    error: Problem | None = None
+    """Why it was refused: by the policy, or for want of money."""
     seconds: float | None = None
 
 
@@ -119,9 +122,11 @@ class HandoffInfo(_Happened):
 
 
 class UsageInfo(Shown):
-    """Tokens and cost of model calls."""
+    """Tokens and cost of model calls, and of tool calls that had a price."""
 
     model_calls: int
+    tool_calls: int
+    """Those that had a price; ``tools`` lists all."""
     input_tokens: int
     output_tokens: int
     cached_tokens: int
@@ -136,11 +141,14 @@ class UsageInfo(Shown):
 
 
 class UsageLineInfo(UsageInfo):
-    """The part of one agent with one model."""
+    """The part of one agent with one model, or with one tool."""
 
     agent: str
     tier: str
+    """Empty for tools."""
     model: str
+    """Empty for tools."""
+    tool: str | None = None
 
 
 class RunInfo(Shown):
@@ -167,7 +175,7 @@ class ConversationDetail(ConversationInfo):
     runs: list[RunInfo]
     usage: UsageInfo
     usage_by: list[UsageLineInfo]
-    """``usage``, split by agent, tier and model."""
+    """``usage``, split by agent, tier and model, and by tool."""
 
 
 class TurnUsage(Shown):

@@ -43,7 +43,9 @@ def conversation_detail(view: ConversationView) -> ConversationDetail:
         runs=[_run_info(run) for run in view.runs],
         usage=UsageInfo(**_sum(view.usage)),
         usage_by=[
-            UsageLineInfo(agent=line.agent, tier=line.tier, model=line.model, **_sum([line]))
+            UsageLineInfo(
+                agent=line.agent, tier=line.tier, model=line.model, tool=line.tool or None, **_sum([line])
+            )
             for line in view.usage
         ],
     )
@@ -89,7 +91,8 @@ def _run_info(run: Run) -> RunInfo:
 def _sum(lines: Sequence[UsageLine]) -> dict[str, Any]:
     used = sum((line.usage for line in lines), Usage())
     return {
-        "model_calls": sum(line.calls for line in lines),
+        "model_calls": sum(line.calls for line in lines if not line.tool),
+        "tool_calls": sum(line.calls for line in lines if line.tool),
         "input_tokens": used.input_tokens,
         "output_tokens": used.output_tokens,
         "cached_tokens": used.cached_tokens,

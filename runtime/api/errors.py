@@ -25,6 +25,11 @@ from admiralty.runtime.problems import TYPE, problem
 OPENAI_PATHS = ("/v1/chat/completions", "/v1/models")
 """Routes that speak OpenAI's language, in errors too."""
 
+_OPENAI_TYPES = {402: "insufficient_quota", 403: "permission_error", 429: "rate_limit_error"}
+
+_GENERAL = frozenset({"type", "title", "status", "detail", "code", "run_id", "cost_usd", "unpriced_calls"})
+"""Members of a problem document that say nothing of a budget."""
+
 CHALLENGE = 'Bearer realm="admiralty"'
 
 
@@ -75,15 +80,16 @@ def _route_path(scope: Scope) -> str:
 def openai_error(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a problem document as the ``error`` object of OpenAI's API."""
     status = document["status"]
-    kind = (
-        "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
-    )
-    return {
+    kind = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    error = {
         "message": document["detail"],
         "type": kind,
         "param": document.get("param"),
         "code": "invalid_api_key" if status == 401 else document["code"],
     }
+    if status == 402:  # which budget, and what it would take: no client can act without it
+        error["details"] = {name: value for name, value in document.items() if name not in _GENERAL}
+    return error
 
 
 def add_error_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:

@@ -15,8 +15,8 @@ from admiralty.runtime.conversations import Conversations, LiveRun
 
 T = TypeVar("T")
 
-_QUIET = frozenset({"run", "step"})
-"""Events that come before anything can have gone wrong."""
+_QUIET = frozenset({"run", "step", "cost", "handoff"})
+"""Events that a client of OpenAI's route is shown nothing of: a refusal may still follow as a status."""
 
 
 async def begin(
@@ -93,9 +93,9 @@ async def early_failure(live: LiveRun, *, within: float) -> Event | None:
     return None
 
 
-def turn_headers(live: LiveRun, done: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Return the headers that name a turn and, once it is done, its cost."""
+def turn_headers(live: LiveRun, last: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return the headers that name a turn and, once it has ended, its cost: also of one that failed."""
     headers = {"X-Conversation-Id": live.run.conversation_id, "X-Run-Id": live.run.id}
-    if done is not None and "cost_usd" in done:
-        headers["X-Cost-Usd"] = done["cost_usd"]
+    if last is not None and "cost_usd" in last:
+        headers["X-Cost-Usd"] = str(last["cost_usd"])
     return headers

@@ -122,7 +122,7 @@ class Talk:
             console.print(f"[dim]  → {data['source']} hands off to [bold]{data['target']}[/][/]")
         elif kind == "tool" and data["status"] != "started":
             arguments = ", ".join(f"{name}={value!r}" for name, value in data["arguments"].items())
-            mark = {"ok": "✓", "error": "✗"}.get(data["status"], "?")
+            mark = {"ok": "✓", "confirmation_required": "?"}.get(data["status"], "✗")
             text = f"  {mark} {data['name']}({arguments})"[:160]
             console.print(f"[dim]{escape(text)} {data['seconds'] * 1000:.0f} ms[/]", soft_wrap=True)
         elif kind == "done":

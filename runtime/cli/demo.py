@@ -119,7 +119,7 @@ def cost_table(view: dict[str, Any]) -> Table:
     table = Table("agent", "tier", "model", "calls", "tokens in", "tokens out", "cost", header_style="bold")
     total = {"agent": "total", "tier": "", "model": "", **view["usage"]}
     for line in (*view["usage_by"], total):
-        cells = [line["agent"], line["tier"], line["model"]]
+        cells = [line["agent"], line["tier"], line["model"] or line.get("tool") or ""]
         cells += [str(line[name]) for name in ("model_calls", "input_tokens", "output_tokens")]
         table.add_row(*cells, f"${line['cost_usd']}", end_section=line is view["usage_by"][-1])
     return table

@@ -244,7 +244,7 @@ class Conversations:
             logger.exception("run %s failed", run.id)
             status, error = "failed", problem(failure)
         if error is not None:
-            last = Event(type="error", data={**error, "run_id": run.id})
+            last = _failure(live, error)
         live.ending = True
         stored = [event for event in live.happened[1:] if event.type != "token"]
         try:
@@ -255,10 +255,10 @@ class Conversations:
                 )
             ):
                 lost = RunInterrupted("The run's lease ran out, and it was given up.")
-                last = Event(type="error", data={**problem(lost), "run_id": run.id})
+                last = _failure(live, problem(lost))
         except Exception as failure:
             logger.exception("run %s could not be stored", run.id)
-            last = Event(type="error", data={**problem(failure), "run_id": run.id})
+            last = _failure(live, problem(failure))
             await self._store_failure(run, last)
         finally:
             live.emit(last)
@@ -318,25 +318,13 @@ class Conversations:
         raise OutputInvalid("The fleet ended the turn without an answer.")
 
     def _done(self, live: LiveRun, message: AIMessage, seconds: float) -> dict[str, Any]:
-        tokens = {"input_tokens": 0, "output_tokens": 0}
-        cost, unpriced = 0, 0
-        for event in live.happened:
-            if event.type == "cost":
-                for name in tokens:
-                    tokens[name] += event.data["usage"][name]
-                if event.data["cost_usd"] is None:
-                    unpriced += 1
-                else:
-                    cost += from_dollars(event.data["cost_usd"])
         return {
             **_run_data(live.run),
             "status": "done",
             "message": str(message.text),
             "agent": message.name,
             "metadata": _public(message),
-            "usage": tokens | {"total_tokens": sum(tokens.values())},
-            "cost_usd": dollars_text(Nanos(cost)),
-            "unpriced_calls": unpriced,
+            **_costs(live.happened),
             "seconds": round(seconds, 4),
         }
 
@@ -350,6 +338,33 @@ class Conversations:
             except Exception:
                 logger.exception("leases could not be renewed")
             await asyncio.sleep(LEASE_SECONDS / 3)
+
+
+def _costs(happened: Sequence[Event]) -> dict[str, Any]:
+    """Return what a turn used and cost, from its ``cost`` events."""
+    tokens = {"input_tokens": 0, "output_tokens": 0}
+    cost, unpriced = 0, 0
+    for event in happened:
+        if event.type != "cost":
+            continue
+        for name in tokens:
+            tokens[name] += event.data.get("usage", {}).get(name, 0)  # tools use no tokens
+        if event.data["cost_usd"] is None:
+            unpriced += 1
+        else:
+            cost += from_dollars(event.data["cost_usd"])
+    return {
+        "usage": tokens | {"total_tokens": sum(tokens.values())},
+        "cost_usd": dollars_text(Nanos(cost)),
+        "unpriced_calls": unpriced,
+    }
+
+
+def _failure(live: LiveRun, document: Mapping[str, Any]) -> Event:
+    """Return the last event of a run that failed: it has cost something all the same."""
+    costs = _costs(live.happened)
+    named = {"run_id": live.run.id, "cost_usd": costs["cost_usd"], "unpriced_calls": costs["unpriced_calls"]}
+    return Event(type="error", data={**document, **named})
 
 
 def _run_data(run: Run) -> dict[str, Any]:

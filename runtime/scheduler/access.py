@@ -5,29 +5,35 @@ Knows nothing of pipelines: a tool call has no stages, only a beginning and an e
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Protocol
 
-from admiralty.core.errors import Denied
-from admiralty.core.money import ZERO, Nanos
-from admiralty.core.ports import Clock, Metrics, Policy
+from admiralty.core.errors import AdmiraltyError
+from admiralty.core.money import ZERO
+from admiralty.core.ports import Clock, Metrics
 from admiralty.core.values import Access, CallStatus, Decision, Grant
 from admiralty.runtime.ledger.scopes import scopes_of
 from admiralty.runtime.ledger.values import Charge, Entry, Hold, HoldRequest, Quote
 from admiralty.runtime.scheduler.metrics import NoMetrics
 
-_VERBS = {
-    "tool:call": "call",
-    "memory:read": "read",
-    "memory:write": "write to",
-    "release:promote": "promote",
-}
+logger = logging.getLogger(__name__)
+
+LONGEST_SECONDS = 600.0
+"""How long a call without a deadline may take before its process counts as dead."""
+
+GRACE_SECONDS = 5.0
+"""How long after its deadline a call may still be settled by whoever made it."""
+
+PRICE_BOOK = "tool"
+"""What the ledger names as the source of a tool's price: its own definition."""
 
 
-class Decisions(Protocol):
-    """Keeps what was decided."""
+class Gate(Protocol):
+    """Asks the policy, and records what it says."""
 
-    def add(self, access: Access, decision: Decision) -> None:
-        """Take note of a decision; it is stored soon."""
+    async def check(self, access: Access) -> Decision:
+        """Return the decision that lets ``access`` through. Raises Denied."""
         ...
 
 
@@ -39,59 +45,96 @@ class Money(Protocol):
         ...
 
     async def settle(self, entry: Entry, hold: Hold | None) -> Entry:
-        """End the hold with an entry. Idempotent."""
+        """End the hold with an entry. Idempotent by the entry's id."""
         ...
 
 
 class AccessControl:
-    """Decides on accesses, and settles those that have a price."""
+    """Decides on accesses, and settles those that have a price.
+
+    The ledger keeps a hold alive as long as the process that made it. But who calls a tool is another
+    process: so what has not been settled by its deadline is settled here, at its full price.
+    """
 
     def __init__(
         self,
         *,
-        policy: Policy,
-        decisions: Decisions,
+        gate: Gate,
         ledger: Money,
         clock: Clock,
         metrics: Metrics | None = None,
+        longest: float = LONGEST_SECONDS,
+        grace: float = GRACE_SECONDS,
     ) -> None:
-        self._policy = policy
-        self._decisions = decisions
+        self._gate = gate
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics or NoMetrics()
+        self._longest = longest
+        self._grace = grace
+        self._open: dict[str, asyncio.TimerHandle] = {}
+        self._late: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Watch over nothing any more: holds that are open run out by themselves, and are then charged."""
+        for timer in self._open.values():
+            timer.cancel()
+        self._open.clear()
+        if self._late:
+            await asyncio.wait(self._late)
 
     async def authorize(self, access: Access) -> Grant:
         """Return the permission, the price set aside. Raises Denied, BudgetExceeded."""
-        decision = self._policy.decide(access)
-        self._decisions.add(access, decision)
-        if decision.refused:
-            self._metrics.add("refused", 1, {**_tags(access), "code": Denied.code})
-            raise _denied(access, decision)
-        if access.price <= 0:
-            return Grant(access=access, policy=decision.bundle)
         try:
+            decision = await self._gate.check(access)
+            if access.price <= 0:
+                return Grant(access=access, policy=decision.bundle)
             hold = await self._ledger.reserve(_request(access, decision.bundle, self._clock.now()))
-        except Exception as error:
-            code = str(getattr(error, "code", "internal_error"))
-            self._metrics.add("refused", 1, {**_tags(access), "code": code})
+        except AdmiraltyError as error:
+            self._metrics.add("refused", 1, {**_tags(access), "code": error.code})
             raise
-        return Grant(
+        grant = Grant(
             access=access,
             priced=True,
             policy=decision.bundle,
             held=hold.amount,
             charges=tuple((charge.budget_id, charge.subject, charge.window) for charge in hold.charges),
         )
+        self._watch(grant)
+        return grant
 
     async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
         """Charge the price, or give it back (``status`` error)."""
         if not grant.priced:
             return
+        if timer := self._open.pop(grant.access.id, None):
+            timer.cancel()
         entry = settled_entry(grant, status=status, seconds=seconds, at=self._clock.now())
         written = await self._ledger.settle(entry, _hold(grant))
         self._metrics.add("tool_cost_usd", (written.cost or 0) / 1e9, _tags(grant.access))
         self._metrics.observe("tool_seconds", seconds, {**_tags(grant.access), "status": status})
+
+    def _watch(self, grant: Grant) -> None:
+        deadline = grant.access.deadline
+        left = self._longest if deadline is None else max(0.0, deadline - self._clock.now())
+        loop = asyncio.get_running_loop()
+        self._open[grant.access.id] = loop.call_later(left + self._grace, self._expire, grant)
+
+    def _expire(self, grant: Grant) -> None:
+        self._open.pop(grant.access.id, None)
+        task = asyncio.ensure_future(self._settle_expired(grant))
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _settle_expired(self, grant: Grant) -> None:
+        # Another process may have settled it long ago: then the ledger keeps what is there.
+        try:
+            entry = settled_entry(grant, status="expired", seconds=0.0, at=self._clock.now())
+            await self._ledger.settle(entry, _hold(grant))
+        except AdmiraltyError:
+            logger.exception(
+                "tool call %s, of which nothing was heard, could not be settled", grant.access.id
+            )
 
 
 def settled_entry(grant: Grant, *, status: CallStatus, seconds: float, at: float) -> Entry:
@@ -111,7 +154,7 @@ def settled_entry(grant: Grant, *, status: CallStatus, seconds: float, at: float
         cost=ZERO if status == "error" else access.price,
         held=grant.held,
         estimated=status in ("cancelled", "expired"),
-        price_book="tool",
+        price_book=PRICE_BOOK,
         policy=grant.policy,
         charges=_charges(grant),
         seconds=seconds,
@@ -119,12 +162,12 @@ def settled_entry(grant: Grant, *, status: CallStatus, seconds: float, at: float
     )
 
 
-def _request(access: Access, policy: str, now: float) -> HoldRequest:
+def _request(access: Access, policy: str, at: float) -> HoldRequest:
     unheard = Grant(access=access, priced=True, policy=policy)
     return HoldRequest(
         id=access.id,
         quote=Quote(fixed=access.price),
-        entry=settled_entry(unheard, status="expired", seconds=0.0, at=now),
+        entry=settled_entry(unheard, status="expired", seconds=0.0, at=at),
         scopes=scopes_of(access.caller),
         priority=access.priority,
         deadline=access.deadline,
@@ -135,7 +178,7 @@ def _hold(grant: Grant) -> Hold:
     """Return the hold as it was made: everything about it can be told from the grant."""
     return Hold(
         id=grant.access.id,
-        amount=Nanos(grant.held),
+        amount=grant.held,
         output_tokens=0,
         charges=_charges(grant),
         request=_request(grant.access, grant.policy, 0.0),
@@ -144,20 +187,6 @@ def _hold(grant: Grant) -> Hold:
 
 def _charges(grant: Grant) -> tuple[Charge, ...]:
     return tuple(Charge(*charge) for charge in grant.charges)
-
-
-def _denied(access: Access, decision: Decision) -> Denied:
-    why = ", ".join(decision.reasons) or "nothing permits it"
-    if decision.errors:
-        why = "the policy could not be evaluated"
-    agent, verb = access.caller.agent, _VERBS.get(access.action, access.action)
-    return Denied(
-        f"the policy does not permit {agent} to {verb} {access.resource} ({why})",
-        action=access.action,
-        resource=access.resource,
-        reasons=list(decision.reasons),
-        policy=decision.bundle,
-    )
 
 
 def _tags(access: Access) -> dict[str, str]:

@@ -44,6 +44,8 @@ class LocalScheduler:
         for stage in self._stages:
             if close := getattr(stage, "close", None):
                 await close()
+        if self._access is not None:
+            await self._access.close()
 
     def stream(self, call: ModelCall) -> AnswerStream:
         return self._pipeline(Attempt(call=call))

@@ -38,11 +38,13 @@ class ModelCallRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UsageLine:
-    """Sums over the calls that share agent, tier and model."""
+    """Sums over the calls that share agent, tier and model, or agent and tool."""
 
     agent: str
     tier: str
     model: str
+    tool: str = ""
+    """Name of the tool, for tool calls that had a price; they have neither model nor tier."""
     calls: int
     usage: Usage
     cost: Nanos
@@ -89,21 +91,21 @@ class ModelCallLog:
         await self._database.write(lambda c: c.execute(_ADD, values) and None)
 
     async def by_conversation(self, conversation_id: str) -> Sequence[UsageLine]:
-        """Return a conversation's calls, summed by agent, tier and model."""
+        """Return a conversation's calls, summed by agent, tier, model and tool."""
         return await self._sum(ledger.c.conversation_id == conversation_id)
 
     async def totals(self) -> Sequence[UsageLine]:
-        """Return all calls, summed by agent, tier and model."""
+        """Return all calls, summed by agent, tier, model and tool."""
         return await self._sum(sa.true())
 
     async def _sum(self, where: sa.ColumnElement[bool]) -> Sequence[UsageLine]:
         table = ledger.c
-        keys = (table.agent, table.tier, table.model)
+        keys = (table.agent, table.tier, table.model, table.tool)
         unknown = table.cost_nanos.is_(None) & (table.status != "error")  # a refused call costs nothing
         query = (
             sa.select(
                 *keys,
-                sa.func.count().label("calls"),
+                sa.func.sum(sa.case((table.kind == "correction", 0), else_=1)).label("calls"),
                 *(sa.func.sum(table[name]).label(name) for name in _TOKENS),
                 sa.func.coalesce(sa.func.sum(table.cost_nanos), 0).label("cost"),
                 sa.func.sum(sa.case((unknown, 1), else_=0)).label("unpriced"),
@@ -119,7 +121,8 @@ class ModelCallLog:
                     agent=row.agent,
                     tier=row.tier,
                     model=row.model,
-                    calls=row.calls,
+                    tool=row.tool,
+                    calls=int(row.calls),
                     usage=Usage(**{name: int(getattr(row, name)) for name in _TOKENS}),
                     cost=Nanos(int(row.cost)),
                     unpriced_calls=int(row.unpriced),
