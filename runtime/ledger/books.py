@@ -81,14 +81,14 @@ class Books:
             found.append(Settlement(entry=entry, hold=held, expired=True))
         return found
 
-    def renew(
-        self, connection: Connection, held: Sequence[str], waiting: Sequence[str], until: float
-    ) -> None:
+    def renew(self, connection: Connection, held: Sequence[str], waiting: Sequence[str], now: float) -> None:
         """Let holds and waiting calls live on."""
         if held:
-            connection.execute(self._sql.renew_holds, {"ids": self._sql.listed(held), "until": until})
+            given = {"ids": self._sql.listed(held), "until": now + self.lease}
+            connection.execute(self._sql.renew_holds, given)
         if waiting:
-            connection.execute(self._sql.renew_waiters, {"ids": self._sql.listed(waiting), "until": until})
+            given = {"ids": self._sql.listed(waiting), "until": now + WAITER_LEASE}
+            connection.execute(self._sql.renew_waiters, given)
 
     def recent(self, connection: Connection, fleet: str, agent: str, model: str, limit: int) -> list[Entry]:
         """Return the last entries of an agent's calls to a model, newest first."""
