@@ -16,6 +16,7 @@ from admiralty.runtime.api.errors import add_error_handlers
 from admiralty.runtime.api.metrics import HttpMetrics, Measured
 from admiralty.runtime.api.operations import add_health_routes, add_metrics_route
 from admiralty.runtime.api.parts import ApiParts
+from admiralty.runtime.api.policy_routes import add_policy_routes
 
 _DESCRIPTION = """
 Talk to a fleet of agents. Every model call and tool call behind these doors passes one scheduler.
@@ -32,6 +33,7 @@ _TAGS = [
     {"name": "OpenAI-compatible", "description": "For OpenAI's clients and whatever speaks their language."},
     {"name": "conversations", "description": "Conversations, turns and what happened in them."},
     {"name": "fleet", "description": "Who answers."},
+    {"name": "governance", "description": "What is permitted, what was decided, what may be spent."},
     {"name": "operations", "description": "For whoever runs it."},
 ]
 
@@ -64,6 +66,8 @@ def create_app(parts: ApiParts) -> FastAPI:
     add_conversation_routes(secured, parts)
     add_catalog_routes(secured, catalog)
     add_metrics_route(secured, parts, http)
+    if parts.policy is not None and parts.decisions is not None:
+        add_policy_routes(secured, parts.policy, parts.decisions)
     app.include_router(secured)
 
     opened = APIRouter(responses={"5XX": _PROBLEMS["5XX"]})

@@ -11,8 +11,9 @@ from admiralty.core.clock import SystemClock
 from admiralty.core.ports import Clock
 from admiralty.core.settings import Settings
 from admiralty.runtime.conversations import Conversations
+from admiralty.runtime.ledger.reports import Reports
+from admiralty.runtime.policy import CedarPolicy, DecisionLog
 from admiralty.runtime.storage.keys import ApiKeys
-from admiralty.runtime.storage.usage import ModelCallLog
 
 Readiness = Callable[[], Awaitable[Mapping[str, bool]]]
 """Returns for each part that a turn needs, by name, whether it is ready."""
@@ -29,12 +30,15 @@ class ApiParts:
 
     conversations: Conversations
     keys: ApiKeys
-    calls: ModelCallLog
+    reports: Reports
     settings: Settings
     version: str
     """Version of Admiralty, as ``/healthz`` and the OpenAPI document tell it."""
     process: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     """Tells this process's own metrics from those of its replicas: a label of theirs."""
+    policy: CedarPolicy | None = None
+    """By what this process decides; without it, and without ``decisions``, no door shows policies."""
+    decisions: DecisionLog | None = None
     readiness: Readiness = always_ready
     clock: Clock = field(default_factory=SystemClock)
     keep_alive: float = 10.0

@@ -15,7 +15,7 @@ import typer
 from admiralty.core.errors import AdmiraltyError
 from admiralty.core.settings import EMBEDDED_MODEL, Settings
 from admiralty.core.values import TIERS
-from admiralty.runtime.cli import keys
+from admiralty.runtime.cli import keys, policy
 from admiralty.runtime.cli.output import console, failure
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(keys.app, name="keys")
+app.add_typer(policy.app, name="policy")
 
 Home = Annotated[Path | None, typer.Option(help="Folder for everything that is kept. [.admiralty]")]
 FleetName = Annotated[str, typer.Argument(help="Import name of the fleet: module or module:name.")]

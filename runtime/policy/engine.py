@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import cedarpy
 
@@ -45,6 +45,7 @@ FOLDER = "policies"
 """Of a fleet's own folder: where its policies lie."""
 
 Evaluate = Callable[..., Any]
+PolicyMode = Literal["enforce", "log"]
 
 
 class CedarPolicy:
@@ -78,6 +79,11 @@ class CedarPolicy:
         """Load the policy that settings and fleet name. Raises ConfigurationError."""
         bundle = load_bundle(fleet=fleet.directory / FOLDER, operator=settings.policies)
         return cls(bundle, agent_facts(fleet), fleet=fleet.name, enforced=settings.policy_mode == "enforce")
+
+    @property
+    def mode(self) -> PolicyMode:
+        """What becomes of a denial."""
+        return "enforce" if self.enforced else "log"
 
     @property
     def needs_conversation(self) -> bool:
