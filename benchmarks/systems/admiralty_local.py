@@ -11,9 +11,9 @@ import uvicorn
 
 from admiralty.core.settings import Settings
 from admiralty.runtime.api import ApiParts, create_app
+from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.local import open_local
 from admiralty.runtime.storage.keys import ApiKeys
-from admiralty.runtime.storage.usage import ModelCallLog
 from benchmarks.fleet import fleet
 
 
@@ -24,7 +24,7 @@ async def serve(port: int, home: Path) -> None:
         parts = ApiParts(
             conversations=local.conversations,
             keys=ApiKeys(local.database),
-            calls=ModelCallLog(local.database),
+            reports=Reports(local.database),
             settings=settings,
             version="0",
         )

@@ -20,8 +20,8 @@ from admiralty.runtime.api.conversation_schema import (
     UsageLineInfo,
 )
 from admiralty.runtime.conversations.service import ConversationView
+from admiralty.runtime.ledger.reports import UsageLine
 from admiralty.runtime.storage.conversations import Conversation, Run, StoredEvent
-from admiralty.runtime.storage.usage import UsageLine
 
 
 def conversation_info(conversation: Conversation) -> ConversationInfo:

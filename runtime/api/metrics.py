@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from admiralty.core.money import to_dollars
-from admiralty.runtime.storage.usage import UsageLine
+from admiralty.runtime.ledger.reports import UsageLine
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -105,5 +105,5 @@ def add_metrics_route(router: APIRouter, parts: ApiParts, http: HttpMetrics) -> 
     async def metrics() -> Response:
         """Return counters of turns, model calls, tokens and cost from SQL, and this process's own."""
         async with one_at_a_time:
-            usage, turns = await asyncio.gather(parts.calls.totals(), parts.conversations.turns_by_status())
+            usage, turns = await asyncio.gather(parts.reports.totals(), parts.conversations.turns_by_status())
         return Response(render(http, usage, turns), headers={"Content-Type": CONTENT_TYPE})

@@ -14,10 +14,10 @@ from admiralty.core.clock import SystemClock
 from admiralty.core.ids import new_id
 from admiralty.core.ports import AgentHost
 from admiralty.runtime.conversations import Conversations
+from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.checkpoints import open_checkpointer
 from admiralty.runtime.storage.conversations import ConversationStore
-from admiralty.runtime.storage.usage import ModelCallLog
 
 
 def process_name() -> str:
@@ -38,7 +38,7 @@ async def build_conversations(
         fleet=fleet,
         host=host,
         store=ConversationStore(database, owner=process_name(), clock=clock),
-        calls=ModelCallLog(database),
+        reports=Reports(database),
         checkpointer=checkpointer,
         clock=clock,
     )

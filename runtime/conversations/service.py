@@ -29,6 +29,7 @@ from admiralty.core.money import Nanos, dollars_text, from_dollars
 from admiralty.core.ports import AgentHost, Clock
 from admiralty.core.values import Caller, Event, Identity
 from admiralty.runtime.conversations.graph import TurnContext, TurnState, build_graph, recent
+from admiralty.runtime.ledger.reports import Reports, UsageLine
 from admiralty.runtime.problems import problem
 from admiralty.runtime.storage.conversations import (
     LEASE_SECONDS,
@@ -39,7 +40,6 @@ from admiralty.runtime.storage.conversations import (
     StoredEvent,
 )
 from admiralty.runtime.storage.tables import storable
-from admiralty.runtime.storage.usage import ModelCallLog, UsageLine
 
 logger = logging.getLogger(__name__)
 
@@ -125,13 +125,13 @@ class Conversations:
         fleet: Fleet,
         host: AgentHost,
         store: ConversationStore,
-        calls: ModelCallLog,
+        reports: Reports,
         checkpointer: BaseCheckpointSaver[Any],
         clock: Clock,
     ) -> None:
         self.fleet = fleet
         self._store = store
-        self._calls = calls
+        self._reports = reports
         self._clock = clock
         self._graph = build_graph(fleet, host, checkpointer)
         self._live: dict[str, LiveRun] = {}
@@ -158,7 +158,7 @@ class Conversations:
         runs, events, usage = await asyncio.gather(
             self._store.runs(identity, conversation_id),
             self._store.events(identity, conversation_id),
-            self._calls.by_conversation(conversation_id),
+            self._reports.by_conversation(conversation_id),
         )
         return ConversationView(conversation=conversation, runs=runs, events=events, usage=usage)
 

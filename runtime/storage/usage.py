@@ -1,13 +1,9 @@
-"""Records of model calls, and sums over them."""
+"""Records of model calls, until whoever settles their holds writes the ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import sqlalchemy as sa
-from sqlalchemy import Connection
 
 from admiralty.core.money import Nanos
 from admiralty.core.values import Caller, Tier, Usage
@@ -34,22 +30,6 @@ class ModelCallRecord:
     seconds: float
     at: float
     error: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UsageLine:
-    """Sums over the calls that share agent, tier and model, or agent and tool."""
-
-    agent: str
-    tier: str
-    model: str
-    tool: str = ""
-    """Name of the tool, for tool calls that had a price; they have neither model nor tier."""
-    calls: int
-    usage: Usage
-    cost: Nanos
-    unpriced_calls: int
-    """Calls whose cost is not known, and in no sum: of a model without a price, or broken off."""
 
 
 class ModelCallLog:
@@ -89,45 +69,3 @@ class ModelCallLog:
         }
         values |= {name: getattr(record.usage, name) for name in _TOKENS}
         await self._database.write(lambda c: c.execute(_ADD, values) and None)
-
-    async def by_conversation(self, conversation_id: str) -> Sequence[UsageLine]:
-        """Return a conversation's calls, summed by agent, tier, model and tool."""
-        return await self._sum(ledger.c.conversation_id == conversation_id)
-
-    async def totals(self) -> Sequence[UsageLine]:
-        """Return all calls, summed by agent, tier, model and tool."""
-        return await self._sum(sa.true())
-
-    async def _sum(self, where: sa.ColumnElement[bool]) -> Sequence[UsageLine]:
-        table = ledger.c
-        keys = (table.agent, table.tier, table.model, table.tool)
-        unknown = table.cost_nanos.is_(None) & (table.status != "error")  # a refused call costs nothing
-        query = (
-            sa.select(
-                *keys,
-                sa.func.sum(sa.case((table.kind == "correction", 0), else_=1)).label("calls"),
-                *(sa.func.sum(table[name]).label(name) for name in _TOKENS),
-                sa.func.coalesce(sa.func.sum(table.cost_nanos), 0).label("cost"),
-                sa.func.sum(sa.case((unknown, 1), else_=0)).label("unpriced"),
-            )
-            .where(where)
-            .group_by(*keys)
-            .order_by(*keys)
-        )
-
-        def select(connection: Connection) -> list[UsageLine]:
-            return [
-                UsageLine(
-                    agent=row.agent,
-                    tier=row.tier,
-                    model=row.model,
-                    tool=row.tool,
-                    calls=int(row.calls),
-                    usage=Usage(**{name: int(getattr(row, name)) for name in _TOKENS}),
-                    cost=Nanos(int(row.cost)),
-                    unpriced_calls=int(row.unpriced),
-                )
-                for row in connection.execute(query)
-            ]
-
-        return await self._database.read(select)

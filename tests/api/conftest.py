@@ -25,6 +25,7 @@ from admiralty.core.settings import Settings
 from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, TokenDelta, Usage
 from admiralty.runtime.api import ApiParts, create_app
 from admiralty.runtime.conversations import Conversations
+from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.local import open_local
 from admiralty.runtime.scheduler import LocalScheduler, default_stages
 from admiralty.runtime.storage import Database
@@ -190,7 +191,7 @@ async def opened_app(
         parts = ApiParts(
             conversations=local.conversations,
             keys=keys,
-            calls=ModelCallLog(local.database),
+            reports=Reports(local.database),
             settings=given,
             version="9.9.9",
             process="test",

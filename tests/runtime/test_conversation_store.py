@@ -12,13 +12,11 @@ import pytest
 import sqlalchemy as sa
 
 from admiralty.core.errors import Conflict, NotFound
-from admiralty.core.money import Nanos
 from admiralty.core.ports import Clock
-from admiralty.core.values import Caller, Event, Identity, Usage
+from admiralty.core.values import Event, Identity
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.conversations import LEASE_SECONDS, ConversationStore
 from admiralty.runtime.storage.keys import PREFIX, ApiKeys
-from admiralty.runtime.storage.usage import ModelCallLog, ModelCallRecord
 
 OURS, THEIRS = Identity(tenant="ours", user="maya"), Identity(tenant="theirs")
 
@@ -218,52 +216,6 @@ async def test_a_revoked_or_wrong_key_is_found_no_more(database: Database) -> No
         await keys.revoke(made.id)
     (kept,) = await keys.all()
     assert kept.revoked_at is not None
-
-
-# -- model calls -----------------------------------------------------------------------------------
-
-
-def record(number: int, **values: Any) -> ModelCallRecord:
-    caller = Caller(
-        identity=OURS,
-        fleet="desk",
-        agent="clerk",
-        agent_version="v",
-        conversation_id="conv_1",
-        run_id="run_1",
-    )
-    given: dict[str, Any] = {
-        "id": f"call_{number}",
-        "caller": caller,
-        "model": "openai:x",
-        "tier": "small",
-        "status": "ok",
-        "usage": Usage(input_tokens=10, output_tokens=2, cached_tokens=3, reasoning_tokens=1),
-        "cost": Nanos(2**40),
-        "seconds": 0.5,
-        "at": 1.0,
-    }
-    return ModelCallRecord(**given | values)
-
-
-@pytest.mark.requirement("storage.usage")
-async def test_usage_is_summed_by_agent_tier_and_model_and_unpriced_calls_are_counted(
-    database: Database,
-) -> None:
-    log = ModelCallLog(database)
-    await asyncio.gather(
-        log.add(record(1)),
-        log.add(record(2, status="cancelled", error="no \ud800 good \x00", usage=Usage(), cost=None)),
-        log.add(record(3, model="openai:y")),
-        log.add(record(4)),
-    )
-    x, y = await log.by_conversation("conv_1")
-    assert (x.agent, x.tier, x.model, x.calls, x.unpriced_calls) == ("clerk", "small", "openai:x", 3, 1)
-    assert x.cost == 2 * 2**40
-    assert x.usage == Usage(input_tokens=20, output_tokens=4, cached_tokens=6, reasoning_tokens=2)
-    assert y.calls == 1
-    assert await log.by_conversation("conv_2") == []
-    assert await log.totals() == [x, y]
 
 
 @pytest.mark.requirement("storage.leases")

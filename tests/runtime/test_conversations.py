@@ -23,11 +23,11 @@ from admiralty.runtime.agents.hosts import LocalAgentHost
 from admiralty.runtime.agents.tools import Surroundings
 from admiralty.runtime.conversations import Conversations
 from admiralty.runtime.conversations.graph import recent
+from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.local import LocalFleet
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.checkpoints import open_checkpointer
 from admiralty.runtime.storage.conversations import LEASE_SECONDS, ConversationStore
-from admiralty.runtime.storage.usage import ModelCallLog
 from admiralty.runtime.testing import ScriptedScheduler, calls
 
 CLERK = Agent("clerk", prompt=inline_prompt("You are a clerk."))
@@ -77,7 +77,7 @@ async def on_database(url: str, script: Any, clock: Any = None) -> AsyncIterator
             fleet=DESK,
             host=host,
             store=ConversationStore(database, owner=f"process {id(host)}", clock=clock),
-            calls=ModelCallLog(database),
+            reports=Reports(database),
             checkpointer=await stack.enter_async_context(open_checkpointer(database.url)),
             clock=clock,
         )

@@ -15,11 +15,11 @@ from admiralty.runtime.agents.tools import Surroundings
 from admiralty.runtime.api import ApiParts, create_app
 from admiralty.runtime.composition.conversations import build_conversations, process_name
 from admiralty.runtime.composition.fleet import load_fleet, setup_resources
+from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.serve.remote import RemoteAgentHost, RemoteMemory, RemoteScheduler
 from admiralty.runtime.serve.replicas import FleetSpec
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.keys import ApiKeys
-from admiralty.runtime.storage.usage import ModelCallLog
 
 DRAIN_SECONDS = 20.0
 """How long a replica that is told to stop waits for the turns that it is executing."""
@@ -53,7 +53,7 @@ class Gateway:
         self._parts = ApiParts(
             conversations=self._conversations,
             keys=ApiKeys(database),
-            calls=ModelCallLog(database),
+            reports=Reports(database),
             settings=settings,
             version=importlib.metadata.version("admiralty"),
             process=process_name(),
