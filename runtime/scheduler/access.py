@@ -69,7 +69,7 @@ class AccessControl:
         self._gate = gate
         self._ledger = ledger
         self._clock = clock
-        self._metrics = metrics or NoMetrics()
+        self._metrics = NoMetrics() if metrics is None else metrics
         self._longest = longest
         self._grace = grace
         self._open: dict[str, asyncio.TimerHandle] = {}

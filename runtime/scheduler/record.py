@@ -28,7 +28,7 @@ class Record:
     """
 
     def __init__(self, metrics: Metrics | None, clock: Clock) -> None:
-        self._metrics = metrics or NoMetrics()
+        self._metrics = NoMetrics() if metrics is None else metrics
         self._clock = clock
 
     async def __call__(self, attempt: Attempt, following: Next) -> AnswerStream:

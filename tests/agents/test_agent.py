@@ -152,6 +152,11 @@ WRONG: list[tuple[dict[str, Any], str, object, str]] = [
     ({"max_output_tokens": "9"}, "max_output_tokens", "9", "Give 1 or more"),
     ({"temperature": -1}, "temperature", -1, "0 to 2"),
     ({"temperature": "hot"}, "temperature", "hot", "0 to 2"),
+    ({"lowest_tier": "mid"}, "lowest_tier", "mid", "Use one of none, small"),
+    ({"lowest_tier": "tiny"}, "lowest_tier", "tiny", "Use one of none, small"),
+    ({"priority": 101}, "priority", 101, "-100 to 100"),
+    ({"priority": True}, "priority", True, "-100 to 100"),
+    ({"priority": 0.5}, "priority", 0.5, "-100 to 100"),
     ({"graph": "graph"}, "graph", "graph", "builds the graph"),
     ({"tools": [build_graph]}, "tools", "build_graph", "@tool(effect=...)"),
     ({"tools": "look_up"}, "tools", "look_up", "Write [look_up]"),
@@ -223,6 +228,22 @@ def test_examples_come_from_a_mapping_or_a_yaml_file(tmp_path: Path) -> None:
     assert Agent("clerk", prompt=PROMPT).example_texts == {}
 
 
+@pytest.mark.requirement("agents.lowest_tier")
+@pytest.mark.parametrize(
+    ("values", "floor"),
+    [
+        ({"tier": "frontier"}, "small"),
+        ({"tier": "small"}, "small"),
+        ({"tier": "none"}, "none"),
+        ({"tier": "frontier", "lowest_tier": "mid"}, "mid"),
+        ({"tier": "frontier", "lowest_tier": "frontier"}, "frontier"),
+        ({"tier": "mid", "lowest_tier": "none"}, "none"),
+    ],
+)
+def test_an_agent_says_how_low_its_calls_may_go(values: dict[str, Any], floor: str) -> None:
+    assert Agent("clerk", prompt=PROMPT, **values).floor == floor
+
+
 # -- versions --------------------------------------------------------------------------------------
 
 
@@ -244,6 +265,12 @@ def look_up_once_confirmed(order_id: str) -> str:
     return order_id
 
 
+@tool(effect="read", name="look_up", price="0.01")
+def look_up_for_money(order_id: str) -> str:
+    """Look up an order."""
+    return order_id
+
+
 BASE: dict[str, Any] = {"prompt": PROMPT, "tools": [look_up], "handoffs": ["a", "b"]}
 CHANGES: dict[str, dict[str, Any]] = {
     "prompt": {"prompt": inline_prompt("You are a good clerk.")},
@@ -251,10 +278,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "arguments of a tool": {"tools": [look_up_by_date]},
     "effect of a tool": {"tools": [look_up_and_write]},
     "confirmation of a tool": {"tools": [look_up_once_confirmed]},
+    "price of a tool": {"tools": [look_up_for_money]},
     "handoffs": {"handoffs": ["a"]},
     "output": {"tools": [], "handoffs": [], "output": Verdict},
     "examples": {"examples": {"a": ["one"]}},
     "tier": {"tier": "mid"},
+    "lowest_tier": {"lowest_tier": "none"},
+    "priority": {"priority": 1},
     "max_output_tokens": {"max_output_tokens": 10},
     "temperature": {"temperature": 0.5},
     "graph": {"graph": build_graph},

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import pickle
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -226,6 +227,28 @@ def test_a_wrong_function_is_refused_with_key_value_and_remedy(
 def test_what_is_no_function_is_refused(thing: Any) -> None:
     with pytest.raises(DefinitionError, match="Decorate a `def`"):
         tool(thing)
+
+
+@pytest.mark.requirement("tools.price")
+@pytest.mark.parametrize(
+    ("price", "nanos"),
+    [("0.002", 2_000_000), (Decimal("0.000000001"), 1), (1, 1_000_000_000), ("1e-3", 1_000_000), (0, 0)],
+)
+def test_a_price_is_kept_exactly_in_nano_dollars(price: Any, nanos: int) -> None:
+    made = tool(effect="read", price=price)(fine)
+    assert made.price == nanos
+    assert type(made.price) is int
+
+
+@pytest.mark.requirement("tools.price", "tools.definition_errors")
+@pytest.mark.parametrize(
+    "price", [0.1, True, None, "free", "", "-0.1", "NaN", "Infinity", "1e400", "0.0000000001", "1000001"]
+)
+def test_a_price_that_is_no_exact_amount_is_refused(price: Any) -> None:
+    with pytest.raises(DefinitionError, match="price") as refused:
+        tool(effect="read", price=price)(fine)
+    assert refused.value.value is price
+    assert refused.value.remedy
 
 
 def test_a_tool_knows_whether_it_is_asynchronous() -> None:
