@@ -58,6 +58,12 @@ class DefinitionError(ConfigurationError):
         return DefinitionError, (self.key, self.value, self.problem, self.remedy)
 
 
+class UnknownPrice(ConfigurationError):
+    """Nobody knows what a model costs: it is not asked. ``details``: ``model``."""
+
+    code = "unknown_price"
+
+
 # -- fix the request ------------------------------------------------------------------------------
 
 

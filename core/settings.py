@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from admiralty.core.errors import ConfigurationError
+from admiralty.core.prices import PriceOverride
 from admiralty.core.values import TIERS, Tier
 
 EMBEDDED_MODEL = "extractive:desk"
@@ -85,6 +86,13 @@ class Settings(BaseSettings):
     policy_mode: Literal["enforce", "log"] = "enforce"
     """``log``: denials are recorded, but the calls go through."""
 
+    prices: dict[str, PriceOverride] = Field(default_factory=dict)
+    """Prices by ``provider:name``, or by its beginning with ``*`` behind it: dollars per million tokens, as
+    ``{"openai:my-model": {"input": "0.50", "output": 1.5}}``. They go before the public prices."""
+    unknown_model: Literal["refuse", "ceiling"] = "refuse"
+    """What becomes of calls to models of unknown price; ``ceiling``: charged as ``unknown_model_prices``."""
+    unknown_model_prices: PriceOverride | None = None
+
     @classmethod
     def load(cls, **values: Any) -> Settings:
         """Build settings; ``values`` win over the environment. Raises ConfigurationError."""
@@ -107,6 +115,22 @@ class Settings(BaseSettings):
             raise ValueError(
                 "openai_base_url is set, but no model is named: "
                 "set ADMIRALTY_MODELS__SMALL=openai:NAME to one that the server has"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _prices_are_named(self) -> Settings:
+        for name in self.prices:
+            provider, _, model = name.partition(":")
+            if not provider or not model or "*" in name[:-1]:
+                raise ValueError(
+                    f"prices[{name!r}]: write provider:name, or the beginning of one with * behind it, "
+                    "as in openai:my-model or openai:*"
+                )
+        if self.unknown_model == "ceiling" and self.unknown_model_prices is None:
+            raise ValueError(
+                "unknown_model = 'ceiling' needs a ceiling: set unknown_model_prices to "
+                "{'input': ..., 'output': ...}, dollars per million tokens"
             )
         return self
 

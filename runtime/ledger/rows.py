@@ -19,6 +19,7 @@ TOKENS = (
     "reasoning_tokens",
     "audio_input_tokens",
     "audio_output_tokens",
+    "cache_write_1h_tokens",
 )
 
 
@@ -51,11 +52,15 @@ def entry_row(entry: Entry) -> dict[str, Any]:
         "reasoning_tokens": usage.reasoning_tokens,
         "audio_input_tokens": usage.audio_input_tokens,
         "audio_output_tokens": usage.audio_output_tokens,
+        "cache_write_1h_tokens": usage.cache_write_1h_tokens,
         "cost_nanos": entry.cost,
         "held_nanos": entry.held,
         "debt_nanos": entry.debt,
         "estimated": entry.estimated,
         "measure": entry.measure,
+        "expected_input": entry.expected_input,
+        "output_limit": entry.output_limit,
+        "factor": entry.factor,
         "price_book": entry.price_book,
         "policy": entry.policy,
         "charges": charges_json(entry.charges),
@@ -92,6 +97,9 @@ def read_entry(row: RowMapping | Mapping[str, Any]) -> Entry:
         debt=Nanos(row["debt_nanos"]),
         estimated=bool(row["estimated"]),
         measure=row["measure"],
+        expected_input=row["expected_input"],
+        output_limit=row["output_limit"],
+        factor=row["factor"],
         price_book=row["price_book"],
         policy=row["policy"],
         charges=read_charges(row["charges"]),

@@ -106,7 +106,13 @@ class Entry:
     estimated: bool = False
     """Whether the cost is a bound or a guess, because nobody was told what was used."""
     measure: int = 0
-    """What the input was expected to count, by rule: see ``estimate.measure``."""
+    """What the input can count at most, by rule: see ``estimate.measure``."""
+    expected_input: int = 0
+    """Input tokens that were held for; 0: not known."""
+    output_limit: int = 0
+    """Output tokens that were held for and that the provider was given as its limit; 0: none."""
+    factor: float = 1.0
+    """What the hold was multiplied with: see ``HoldRequest.factor``."""
     price_book: str = ""
     """Version and hash of the prices that were used."""
     policy: str = ""
