@@ -1,0 +1,162 @@
+"""The ledger as files: CSV, JSON lines and FOCUS, read in pages, so that any length fits into memory.
+
+Entries come by tenant, then by time. Amounts are exact decimal dollars, never floats. Text that a
+spreadsheet would take for a formula is marked as text.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy import RowMapping
+
+from admiralty.core.money import Nanos, dollars_text
+from admiralty.runtime.ledger.focus import FOCUS_COLUMNS, focus_cells, is_charge
+from admiralty.runtime.ledger.periods import iso
+from admiralty.runtime.ledger.reports import within
+from admiralty.runtime.ledger.rows import TOKENS
+from admiralty.runtime.ledger.viewer import OPERATOR, Viewer
+from admiralty.runtime.storage.database import Database
+from admiralty.runtime.storage.tables import ledger
+
+ExportFormat = Literal["csv", "jsonl", "focus"]
+
+PAGE = 1000
+
+COLUMNS = (
+    "id", "at", "kind", "corrects", "status", "tenant", "team", "user", "fleet", "agent", "agent_version",
+    "conversation_id", "run_id", "call_id", "model", "tier", "tool", *TOKENS, "cost_usd", "held_usd",
+    "debt_usd", "estimated", "seconds", "price_book", "policy", "tags", "error",
+)  # fmt: skip
+"""Of CSV; a JSON line has ``charges`` besides."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """How entries are written in one of the formats."""
+
+    media_type: str
+    suffix: str
+    """Of a file's name."""
+    head: Callable[[], str]
+    body: Callable[[Sequence[RowMapping]], str]
+
+
+async def entries(
+    database: Database,
+    *,
+    viewer: Viewer = OPERATOR,
+    since: float | None = None,
+    until: float | None = None,
+    page: int = PAGE,
+) -> AsyncGenerator[Sequence[RowMapping], None]:
+    """Yield the rows of the ledger in pages, each with ``corrected_at``: when what it corrects was written.
+
+    Each page is a short read of its own: a slow reader keeps nobody from writing.
+    """
+    first = ledger.alias("corrected")
+    key = (ledger.c.tenant, ledger.c.at, ledger.c.id)
+    query = (
+        sa.select(ledger, first.c.at.label("corrected_at"))
+        .outerjoin(first, first.c.id == ledger.c.corrects)
+        .where(within(viewer, since, until))
+        .order_by(*key)
+        .limit(page)
+    )
+    last: RowMapping | None = None
+    while True:
+        following = query
+        if last is not None:
+            following = query.where(sa.tuple_(*key) > sa.tuple_(last["tenant"], last["at"], last["id"]))
+        rows = await database.read(
+            lambda connection, query=following: connection.execute(query).mappings().all()  # type: ignore[misc]
+        )
+        if rows:
+            yield rows
+        if len(rows) < page:
+            return
+        last = rows[-1]
+
+
+def entry_values(row: RowMapping) -> dict[str, Any]:
+    """Return an entry as JSON shows it."""
+    values = {name: row[name] for name in COLUMNS if name in row}
+    return values | {
+        "at": iso(row["at"]),
+        "cost_usd": _dollars(row["cost_nanos"]),
+        "held_usd": _dollars(row["held_nanos"]),
+        "debt_usd": _dollars(row["debt_nanos"]),
+        "estimated": bool(row["estimated"]),
+        "tags": dict(row["tags"]),
+        "charges": [list(charge) for charge in row["charges"]],
+    }
+
+
+def safe_cell(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe."""
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
+
+
+def _csv_cells(row: RowMapping) -> list[Any]:
+    values = entry_values(row)
+    values["estimated"] = "true" if values["estimated"] else "false"
+    values["tags"] = compact(values["tags"])
+    # Amounts are ours and may be negative: they stay numbers.
+    return [values[name] if name.endswith("_usd") else safe_cell(values[name]) for name in COLUMNS]
+
+
+def _focus_cells(row: RowMapping) -> list[Any]:
+    cells = focus_cells(row)
+    return [
+        cells[name] if kind == "number" else safe_cell(cells[name]) for name, kind in FOCUS_COLUMNS.items()
+    ]
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    return text.getvalue()
+
+
+def compact(value: Mapping[str, Any]) -> str:
+    """Return a mapping as JSON on one line, its keys in order."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _json_lines(rows: Sequence[RowMapping]) -> str:
+    return "".join(
+        json.dumps(entry_values(row), ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows
+    )
+
+
+def _dollars(nanos: int | None) -> str | None:
+    return None if nanos is None else dollars_text(Nanos(nanos))
+
+
+FORMATS: Mapping[ExportFormat, Written] = {
+    "csv": Written(
+        media_type="text/csv; charset=utf-8",
+        suffix="csv",
+        head=lambda: _csv([COLUMNS]),
+        body=lambda rows: _csv(_csv_cells(row) for row in rows),
+    ),
+    "jsonl": Written(
+        media_type="application/jsonl; charset=utf-8", suffix="jsonl", head=lambda: "", body=_json_lines
+    ),
+    "focus": Written(
+        media_type="text/csv; charset=utf-8",
+        suffix="focus.csv",
+        head=lambda: _csv([list(FOCUS_COLUMNS)]),
+        body=lambda rows: _csv(_focus_cells(row) for row in rows if is_charge(row)),
+    ),
+}
