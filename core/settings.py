@@ -93,6 +93,18 @@ class Settings(BaseSettings):
     """What becomes of calls to models of unknown price; ``ceiling``: charged as ``unknown_model_prices``."""
     unknown_model_prices: PriceOverride | None = None
 
+    on_disconnect: Literal["drain", "estimate"] = "drain"
+    """What becomes of an answer whose client has left: read to its end, so that its usage is known; or
+    ended at once, and charged by an upper bound of what had come."""
+    drain_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How long such an answer is read on."""
+    budget_wait_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """How long a call without a deadline waits for money that other calls hold."""
+    hold_lease_seconds: Annotated[float, Field(ge=1)] = 30.0
+    """How long after its process has died a call's money stays held; then its worst case is charged."""
+    default_output_tokens: Annotated[int, Field(ge=1)] = 1024
+    """Output that an agent's first calls are allowed where nobody wishes anything; then it is learned."""
+
     @classmethod
     def load(cls, **values: Any) -> Settings:
         """Build settings; ``values`` win over the environment. Raises ConfigurationError."""

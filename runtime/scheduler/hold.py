@@ -15,7 +15,7 @@ from dataclasses import replace
 from admiralty.core.errors import ConfigurationError
 from admiralty.core.ports import AnswerStream, Clock
 from admiralty.core.values import Model
-from admiralty.runtime.ledger.estimate import Estimator, Expectation, measure
+from admiralty.runtime.ledger.estimate import Estimator, Expectation, extras, measure
 from admiralty.runtime.ledger.ledger import Ledger
 from admiralty.runtime.ledger.prices import PriceBook
 from admiralty.runtime.ledger.scopes import scopes_of
@@ -72,14 +72,15 @@ class Hold:
             async with self._others_lessons(key, wanted=expectation.unproven):
                 hold = await self._ledger.reserve(request, lambda: self._again(attempt, model))
             attempt = replace(attempt, hold=hold, output_tokens=hold.output_tokens)
-            quote = hold.request.quote
+            expected, quote = hold.request.entry.expected_input, hold.request.quote
         else:
             attempt = replace(attempt, output_tokens=expectation.output_tokens)
+            expected = expectation.input_tokens
         deadline = call.deadline
         if quote.seconds is not None:  # time is money: what was not paid for must not be used
             until = self._clock.now() + quote.seconds
             deadline = until if deadline is None else min(deadline, until)
-        return replace(attempt, input_tokens=expectation.input_tokens, deadline=deadline)
+        return replace(attempt, input_tokens=expected, deadline=deadline)
 
     def _costs(self, model: Model) -> bool:
         quote = self._prices.quote(model, 1_000_000, seconds=3600.0)
@@ -94,7 +95,8 @@ class Hold:
             self._prices.max_output(model),
         )
         left = self._longest if call.deadline is None else max(0.0, call.deadline - self._clock.now())
-        return expectation, self._prices.quote(model, expectation.input_tokens, seconds=left)
+        quote = self._prices.quote(model, expectation.input_tokens, seconds=left, extras=extras(call))
+        return expectation, quote
 
     def _again(self, attempt: Attempt, model: Model) -> HoldRequest:
         return self._request(attempt, *self._expect(attempt, model))
@@ -106,7 +108,7 @@ class Hold:
             quote=quote,
             wanted=expectation.output_tokens,
             floor=expectation.floor,
-            entry=entry_of(attempt, self._prices.version),
+            entry=entry_of(replace(attempt, input_tokens=expectation.input_tokens), self._prices.version),
             scopes=scopes_of(call.caller),
             priority=call.priority,
             deadline=call.deadline,
@@ -160,6 +162,9 @@ def entry_of(attempt: Attempt, price_book: str) -> Entry:
         status="expired",
         cost=None,
         measure=attempt.measure,
+        expected_input=attempt.input_tokens,
+        output_limit=attempt.output_tokens or 0,
+        factor=attempt.hold.request.factor if attempt.hold else 1.0,
         price_book=price_book,
         policy=attempt.policy,
     )
