@@ -13,6 +13,7 @@ ModelProvider     ``runtime.providers.extractive``            ``runtime.provider
 Scheduler         ``runtime.scheduler.LocalScheduler``        the ``scheduler`` deployment
 Policy            ``runtime.policy.engine.CedarPolicy``
 Metrics           ``runtime.scheduler.metrics.NoMetrics``     ``runtime.serve.metrics.RayMetrics``
+Limiter           ``runtime.rates.LocalLimiter``              ``runtime.rates.redis_limiter``
 AgentHost         ``runtime.hosts.LocalAgentHost``            one deployment for each agent
 ================  ==========================================  =====================================
 """
@@ -34,6 +35,7 @@ from admiralty.core.values import (
     ModelCall,
     ModelReply,
     Passage,
+    Permit,
     TokenDelta,
     Visit,
     VisitResult,
@@ -164,6 +166,37 @@ class Metrics(Protocol):
 
     def observe(self, name: str, value: float, tags: Mapping[str, str]) -> None:
         """Take note of a duration, in seconds, in the histogram ``name`` of these tags."""
+        ...
+
+
+class Limiter(Protocol):
+    """Counts what is asked of providers' accounts, so that none is asked for more than it allows.
+
+    Accounts are named ``provider/key``. What an account allows is given to the adapter when it is made.
+    """
+
+    async def start(self) -> None:
+        """Open what it needs. Raises nothing where a service is away: it then does without."""
+        ...
+
+    async def take(self, keys: Sequence[str], tokens: int) -> Permit:
+        """Charge one request and ``tokens`` to the one of ``keys`` with the most room, in one step.
+
+        Among equals the first. Where none has room, nothing is charged and the permit has no key but the
+        seconds until one may have. Answers within a fraction of a second, and never raises.
+        """
+        ...
+
+    async def give_back(self, permit: Permit, *, requests: int = 0, tokens: int = 0) -> None:
+        """Correct what ``permit`` was charged by what was not used; negative: more was used."""
+        ...
+
+    async def penalize(self, key: str, seconds: float) -> None:
+        """Let nobody use ``key`` for so long: its provider has said so."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what it holds."""
         ...
 
 

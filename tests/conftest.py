@@ -1,27 +1,34 @@
-"""What tests of all parts share: databases, an inference server, data beside the repository, ports.
+"""What tests of all parts share: databases, Redis, an inference server, data beside the repository, ports.
 
 What is missing skips a test with its reason; in CI (``CI=true``) it fails it instead.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import select
+import selectors
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+T = TypeVar("T")
 
 
 def missing(reason: str) -> NoReturn:
@@ -179,3 +186,111 @@ def llama_server() -> Iterator[InferenceServer]:
             process.kill()
             process.wait(10)
         process.stdout.close()
+
+
+# -- Redis ----------------------------------------------------------------------------------------
+
+
+class RedisServer:
+    """A real redis-server of the test's own, which keeps nothing, and which the test may kill."""
+
+    def __init__(self, binary: str, port: int, folder: Path) -> None:
+        self._command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+        self._command += ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"redis://127.0.0.1:{port}/0"
+
+    def start(self) -> None:
+        """Start it, and return when it answers."""
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until = time.monotonic() + 10
+        while not self._answers():
+            if time.monotonic() > until or self._process.poll() is not None:
+                missing(f"redis-server does not start here: {' '.join(self._command)}")
+            time.sleep(0.01)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal: SIGKILL ends it at once, SIGSTOP makes it hang, SIGCONT go on."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        if number == signal.SIGKILL:
+            self._process.wait(10)
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there, also if it hangs."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """End it, however it is."""
+        if self.running:
+            self.send(signal.SIGKILL)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def redis_server(free_port: Callable[[], int], tmp_path: Path) -> Iterator[RedisServer]:
+    """A running redis-server."""
+    require("redis")
+    binary = shutil.which("redis-server")
+    if binary is None:
+        missing("no redis-server: install it (apt install redis-server, brew install redis)")
+    server = RedisServer(binary, free_port(), tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+# -- time -----------------------------------------------------------------------------------------
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Instead of waiting for the next timer, sets the clock to it."""
+
+    def __init__(self, time: VirtualTime) -> None:
+        super().__init__()
+        self._time = time
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(0)
+        if not events:
+            assert timeout is not None, "everything waits for ever"
+            self._time.passed += timeout
+        return events
+
+
+class VirtualTime:
+    """A clock that jumps to whatever is waited for next, and an event loop that goes by it."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        """Seconds since the test began."""
+
+    def now(self) -> float:
+        return 1_800_000_000.0 + self.passed
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` to its end, however long it sleeps."""
+        loop = asyncio.SelectorEventLoop(_JumpingSelector(self))
+        loop.time = self.monotonic  # type: ignore[method-assign]
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            return runner.run(work)
+
+
+@pytest.fixture
+def virtual() -> VirtualTime:
+    """Time in which no test has to wait."""
+    return VirtualTime()
