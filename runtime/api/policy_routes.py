@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
-from admiralty.core.errors import Denied
 from admiralty.core.values import Action
+from admiralty.runtime.api.auth import require_admin
 from admiralty.runtime.api.catalog import plausible_id
 from admiralty.runtime.api.door import Me
 from admiralty.runtime.api.errors import invalid
@@ -109,8 +109,7 @@ def add_policy_routes(router: APIRouter, policy: CedarPolicy, log: DecisionLog) 
         conversation_id: Annotated[str | None, Query(max_length=40)] = None,
     ) -> Response:
         """Return your tenant's decisions, newest first. Needs an admin key."""
-        if not identity.admin:
-            raise Denied("Decisions are shown to admin keys only. Make one: admiralty keys create --admin.")
+        require_admin(identity)
         for name, given in (("after", after), ("conversation_id", conversation_id)):
             if given is not None and not plausible_id(given):
                 raise invalid(f"{name}: {given[:50]!r} is no id.", name)

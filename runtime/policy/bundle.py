@@ -198,7 +198,10 @@ def _schema(files: Sequence[Source]) -> cedarpy.Schema:
     except ValueError as error:
         message = str(error)
         own = [file for file in files if file.layer != "default"]
-        for quoted in (message, re.sub(r"types: (\w+).*", r"`\1`", message)):
+        for quoted in (
+            message,
+            " ".join(f"`{name}`" for name in re.findall(r"\w+", message.partition("resolve type")[2])),
+        ):
             for file in own:
                 if (line := line_of(quoted, file.text)) is not None:
                     _fail(file.name, line, message, f"Mend the schema. {_GUIDE}")

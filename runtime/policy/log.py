@@ -210,7 +210,13 @@ class DecisionLog:
         except Exception:
             if len(chunk) == 1:
                 self._dropped += 1
-                logger.exception("decision %s cannot be written: %s", chunk[0].id, chunk[0].question)
+                lost = chunk[0]  # without the facts: logs are read by more people than the database
+                logger.exception(
+                    "a decision (%s on %s, allowed %s) cannot be written",
+                    lost.access.action,
+                    lost.access.resource,
+                    lost.decision.allowed,
+                )
                 return
             for kept in chunk:
                 await self._insert([kept])
