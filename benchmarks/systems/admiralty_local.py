@@ -9,8 +9,11 @@ from pathlib import Path
 
 import uvicorn
 
+from admiralty.core.clock import SystemClock
 from admiralty.core.settings import Settings
 from admiralty.runtime.api import ApiParts, create_app
+from admiralty.runtime.ledger.budgets import Budgets
+from admiralty.runtime.ledger.figures import Figures
 from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.local import open_local
 from admiralty.runtime.storage.keys import ApiKeys
@@ -25,6 +28,8 @@ async def serve(port: int, home: Path) -> None:
             conversations=local.conversations,
             keys=ApiKeys(local.database),
             reports=Reports(local.database),
+            budgets=Budgets(local.database),
+            figures=Figures(local.database, SystemClock()),
             settings=settings,
             version="0",
         )

@@ -13,6 +13,7 @@ from admiralty.runtime.api.errors import problem_response
 from admiralty.runtime.api.metrics import CONTENT_TYPE, HttpMetrics, render
 from admiralty.runtime.api.parts import ApiParts
 from admiralty.runtime.api.wire import Shown, json_response
+from admiralty.runtime.ledger.figures import Kept
 from admiralty.runtime.problems import problem
 
 CHECK_SECONDS = 2.0
@@ -93,7 +94,9 @@ def add_health_routes(router: APIRouter, parts: ApiParts) -> None:
 
 def add_metrics_route(router: APIRouter, parts: ApiParts, http: HttpMetrics) -> None:
     """Add ``/metrics``."""
-    one_at_a_time = asyncio.Lock()  # the sums read whole tables
+    one_at_a_time = asyncio.Lock()
+    turns = Kept(parts.conversations.turns_by_status, parts.clock)
+    parts.conversations.watch(http.happened)
 
     @router.get(
         "/metrics",
@@ -103,7 +106,9 @@ def add_metrics_route(router: APIRouter, parts: ApiParts, http: HttpMetrics) -> 
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def metrics() -> Response:
-        """Return counters of turns, model calls, tokens and cost from SQL, and this process's own."""
+        """Return turns, calls, tokens, cost and budgets from SQL, and this process's own counters."""
         async with one_at_a_time:
-            usage, turns = await asyncio.gather(parts.reports.totals(), parts.conversations.turns_by_status())
-        return Response(render(http, usage, turns), headers={"Content-Type": CONTENT_TYPE})
+            totals, ended, budgets = await asyncio.gather(
+                parts.figures.totals(), turns.get(), parts.figures.budgets()
+            )
+        return Response(render(http, totals, ended, budgets), headers={"Content-Type": CONTENT_TYPE})

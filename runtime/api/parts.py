@@ -11,6 +11,8 @@ from admiralty.core.clock import SystemClock
 from admiralty.core.ports import Clock
 from admiralty.core.settings import Settings
 from admiralty.runtime.conversations import Conversations
+from admiralty.runtime.ledger.budgets import Budgets
+from admiralty.runtime.ledger.figures import Figures
 from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.policy import CedarPolicy, DecisionLog
 from admiralty.runtime.storage.keys import ApiKeys
@@ -31,6 +33,8 @@ class ApiParts:
     conversations: Conversations
     keys: ApiKeys
     reports: Reports
+    budgets: Budgets
+    figures: Figures
     settings: Settings
     version: str
     """Version of Admiralty, as ``/healthz`` and the OpenAPI document tell it."""

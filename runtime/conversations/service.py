@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,11 +54,15 @@ class LiveRun:
     ending: bool = False
     """Its outcome is decided and is being stored: that must not be broken off."""
     task: asyncio.Task[None] | None = None
+    watchers: Sequence[Callable[[Event], None]] = ()
+    """Whoever is told of every event of every run, such as metrics."""
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def emit(self, event: Event) -> None:
         """Tell all listeners."""
         self.happened.append(event)
+        for watch in self.watchers:
+            watch(event)
         self._wake()
 
     def end(self) -> None:
@@ -135,8 +139,13 @@ class Conversations:
         self._clock = clock
         self._graph = build_graph(fleet, host, checkpointer)
         self._live: dict[str, LiveRun] = {}
+        self._watchers: list[Callable[[Event], None]] = []
         self._draining = False
         self._renewal: asyncio.Task[None] | None = None
+
+    def watch(self, watcher: Callable[[Event], None]) -> None:
+        """Let ``watcher`` be told of every event of this process's runs, as it happens."""
+        self._watchers.append(watcher)
 
     async def create(
         self,
@@ -194,7 +203,7 @@ class Conversations:
                 "The message holds characters that are no text (NUL, half a surrogate pair)."
             )
         run = await self._store.start_run(identity, conversation_id, message, fleet=self.fleet.name)
-        live = LiveRun(run=run)
+        live = LiveRun(run=run, watchers=self._watchers)
         live.emit(Event(type="run", data={**_run_data(run), "fleet": self.fleet.name}))
         self._live[run.id] = live
         live.task = asyncio.create_task(self._execute(identity, live, entry, streaming))

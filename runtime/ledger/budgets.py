@@ -50,6 +50,10 @@ class SubjectState:
     spent: Nanos
     held: Nanos
 
+    def left(self, limit: Nanos) -> Nanos:
+        """Return what nobody has claimed of the limit."""
+        return Nanos(limit - self.spent - self.held)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BudgetState:
@@ -150,6 +154,28 @@ class Budgets:
             query = query.where(budgets.c.archived_at.is_(None))
         if after is not None:
             query = query.where(budgets.c.id > after)
+
+        def look(connection: Connection) -> list[BudgetState]:
+            now = self._clock.now()
+            found = [read_budget(row) for row in connection.execute(query).mappings()]
+            return [_state(connection, budget, now, 0) for budget in found]
+
+        return await self._database.read(look)
+
+    async def fullest(self, limit: int = 100) -> list[BudgetState]:
+        """Return the active budgets of which most is taken in some window, fullest first."""
+        used = sa.cast(counters.c.spent + counters.c.held, sa.Float) / (budgets.c.limit_nanos + 1)
+        fullest = (
+            sa.select(budgets.c.id, sa.func.max(sa.func.coalesce(used, 0.0)).label("used"))
+            .select_from(budgets.outerjoin(counters, counters.c.budget_id == budgets.c.id))
+            .where(budgets.c.archived_at.is_(None))
+            .group_by(budgets.c.id)
+            .order_by(sa.desc("used"), budgets.c.id)
+            .limit(limit)
+            .subquery()
+        )
+        query = sa.select(budgets).join(fullest, fullest.c.id == budgets.c.id)
+        query = query.order_by(fullest.c.used.desc(), budgets.c.id)
 
         def look(connection: Connection) -> list[BudgetState]:
             now = self._clock.now()

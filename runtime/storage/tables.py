@@ -240,6 +240,7 @@ ledger = Table(
     Column("seconds", Float, nullable=False),
     Column("at", Float, nullable=False),
     Index("ix_ledger_conversation_id", "conversation_id"),
+    Index("ix_ledger_at", "at"),
     Index("ix_ledger_tenant_at", "tenant", "at"),
     Index("ix_ledger_agent_model_at", "fleet", "agent", "model", "at"),
 )

@@ -18,20 +18,24 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from admiralty.agents import Agent, Fleet
 from admiralty.core.clock import SystemClock
-from admiralty.core.errors import ProviderUnavailable, RateLimited
+from admiralty.core.errors import BudgetExceeded, ProviderUnavailable, RateLimited
 from admiralty.core.money import Nanos
 from admiralty.core.ports import AnswerStream
 from admiralty.core.settings import Settings
 from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, TokenDelta, Usage
 from admiralty.runtime.api import ApiParts, create_app
 from admiralty.runtime.conversations import Conversations
+from admiralty.runtime.ledger.budgets import Budgets
+from admiralty.runtime.ledger.figures import Figures
+from admiralty.runtime.ledger.ledger import Ledger
 from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.local import open_local
 from admiralty.runtime.scheduler import LocalScheduler, default_stages
+from admiralty.runtime.scheduler.access import AccessControl
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.keys import ApiKeys
 from admiralty.runtime.storage.usage import ModelCallLog
-from admiralty.runtime.testing import open_access
+from admiralty.runtime.testing import OpenGate
 from admiralty.tools import tool
 
 CHAT = "/v1/chat/completions"
@@ -39,6 +43,18 @@ JSON = {"content-type": "application/json"}
 
 COST = Nanos(1_250)
 """Of each model call."""
+
+SHORT = {
+    "budget_id": "budget_1",
+    "scope": "tenant:first",
+    "window": "day",
+    "limit_usd": "1",
+    "spent_usd": "0.9",
+    "held_usd": "0.1",
+    "needed_usd": "0.05",
+    "resets_at": None,
+}
+"""What is told of a budget that is spent."""
 
 
 @tool(effect="read")
@@ -77,6 +93,8 @@ class ScriptedProvider:
         said = [str(message.text) for message in call.messages if isinstance(message, HumanMessage)][-1]
         if said == "fail":
             raise RateLimited("The provider wants a pause.", retry_after=2.5)
+        if said == "broke" or (said == "broke order" and call.messages[-1].name == "order_status"):
+            raise BudgetExceeded("The budget of tenant:first is spent.", **SHORT)
         if said == "broken":  # half of a surrogate pair: no database, no UTF-8
             yield self._reply(model, AIMessage("x\ud800"))
             return
@@ -139,7 +157,9 @@ class LateScheduler:
             add_record=ModelCallLog(database).add,
             clock=SystemClock(),
         )
-        self._inner = LocalScheduler(stages, open_access())
+        ledger = Ledger(database, owner="test", clock=SystemClock())
+        access = AccessControl(gate=OpenGate(), ledger=ledger, clock=SystemClock())
+        self._inner = LocalScheduler(stages, access)
 
     def stream(self, call: ModelCall) -> AnswerStream:
         assert self._inner is not None
@@ -192,6 +212,8 @@ async def opened_app(
             conversations=local.conversations,
             keys=keys,
             reports=Reports(local.database),
+            budgets=Budgets(local.database),
+            figures=Figures(local.database, SystemClock()),
             settings=given,
             version="9.9.9",
             process="test",

@@ -10,11 +10,14 @@ from contextlib import AsyncExitStack
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
+from admiralty.core.clock import SystemClock
 from admiralty.runtime.agents.hosts import LocalAgentHost, SplitAgentHost
 from admiralty.runtime.agents.tools import Surroundings
 from admiralty.runtime.api import ApiParts, create_app
 from admiralty.runtime.composition.conversations import build_conversations, process_name
 from admiralty.runtime.composition.fleet import load_fleet, setup_resources
+from admiralty.runtime.ledger.budgets import Budgets
+from admiralty.runtime.ledger.figures import Figures
 from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.serve.remote import RemoteAgentHost, RemoteMemory, RemoteScheduler
 from admiralty.runtime.serve.replicas import FleetSpec
@@ -54,6 +57,8 @@ class Gateway:
             conversations=self._conversations,
             keys=ApiKeys(database),
             reports=Reports(database),
+            budgets=Budgets(database, allow_private_webhooks=settings.allow_private_webhooks),
+            figures=Figures(database, SystemClock()),
             settings=settings,
             version=importlib.metadata.version("admiralty"),
             process=process_name(),

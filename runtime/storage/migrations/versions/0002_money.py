@@ -130,6 +130,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ledger")),
     )
     op.create_index("ix_ledger_agent_model_at", "ledger", ["fleet", "agent", "model", "at"], unique=False)
+    op.create_index("ix_ledger_at", "ledger", ["at"], unique=False)
     op.create_index("ix_ledger_conversation_id", "ledger", ["conversation_id"], unique=False)
     op.create_index("ix_ledger_tenant_at", "ledger", ["tenant", "at"], unique=False)
     op.create_table(
