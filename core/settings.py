@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     policy_mode: Literal["enforce", "log"] = "enforce"
     """``log``: denials are recorded, but the calls go through."""
 
+    allow_private_webhooks: bool = False
+    """Whether webhooks of budgets may lead to loopback and private addresses."""
+
     prices: dict[str, PriceOverride] = Field(default_factory=dict)
     """Prices by ``provider:name``, or by its beginning with ``*`` behind it: dollars per million tokens, as
     ``{"openai:my-model": {"input": "0.50", "output": 1.5}}``. They go before the public prices."""

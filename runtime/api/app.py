@@ -8,11 +8,13 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
 from admiralty.runtime.api.auth import Authenticator
+from admiralty.runtime.api.budget_routes import add_budget_routes
 from admiralty.runtime.api.catalog import Catalog, add_catalog_routes
 from admiralty.runtime.api.chat_routes import add_chat_routes
 from admiralty.runtime.api.conversation_routes import add_conversation_routes
 from admiralty.runtime.api.door import secured_router
 from admiralty.runtime.api.errors import add_error_handlers
+from admiralty.runtime.api.ledger_routes import add_ledger_routes
 from admiralty.runtime.api.metrics import HttpMetrics, Measured
 from admiralty.runtime.api.operations import add_health_routes, add_metrics_route
 from admiralty.runtime.api.parts import ApiParts
@@ -33,7 +35,8 @@ _TAGS = [
     {"name": "OpenAI-compatible", "description": "For OpenAI's clients and whatever speaks their language."},
     {"name": "conversations", "description": "Conversations, turns and what happened in them."},
     {"name": "fleet", "description": "Who answers."},
-    {"name": "governance", "description": "What is permitted, what was decided, what may be spent."},
+    {"name": "money", "description": "What may be spent, and what was."},
+    {"name": "governance", "description": "What is permitted, what was decided."},
     {"name": "operations", "description": "For whoever runs it."},
 ]
 
@@ -65,6 +68,8 @@ def create_app(parts: ApiParts) -> FastAPI:
     add_chat_routes(secured, parts, catalog)
     add_conversation_routes(secured, parts)
     add_catalog_routes(secured, catalog)
+    add_budget_routes(secured, parts.budgets)
+    add_ledger_routes(secured, parts.reports, parts.clock)
     add_metrics_route(secured, parts, http)
     if parts.policy is not None and parts.decisions is not None:
         add_policy_routes(secured, parts.policy, parts.decisions)

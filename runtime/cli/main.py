@@ -8,14 +8,15 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from admiralty.core.errors import AdmiraltyError
 from admiralty.core.settings import EMBEDDED_MODEL, Settings
 from admiralty.core.values import TIERS
-from admiralty.runtime.cli import keys, policy
+from admiralty.runtime.cli import budgets, keys, ledger, policy
+from admiralty.runtime.cli.database import AsJson, Since, Tenant, Until
 from admiralty.runtime.cli.output import console, failure
 
 app = typer.Typer(
@@ -28,6 +29,8 @@ app = typer.Typer(
 )
 app.add_typer(keys.app, name="keys")
 app.add_typer(policy.app, name="policy")
+app.add_typer(budgets.app, name="budgets")
+app.add_typer(ledger.app, name="ledger")
 
 Home = Annotated[Path | None, typer.Option(help="Folder for everything that is kept. [.admiralty]")]
 FleetName = Annotated[str, typer.Argument(help="Import name of the fleet: module or module:name.")]
@@ -123,6 +126,36 @@ def agents(fleet: FleetName = "fleets.support") -> None:
     from admiralty.runtime.cli.agents import run_agents
 
     run_agents(fleet)
+
+
+@app.command()
+def spend(
+    by: Annotated[
+        str, typer.Option(help="What to group by: agent,model, or tenant, team, user, tool, tag:project ...")
+    ] = "agent,model",
+    since: Since = None,
+    until: Until = None,
+    interval: Annotated[
+        Literal["hour", "day", "month"] | None, typer.Option(help="Split by intervals of UTC.")
+    ] = None,
+    tenant: Tenant = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Lines at most.")] = 100,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what was spent, by whom and on what."""
+    from admiralty.runtime.cli.spend import run_spend
+
+    run_spend(
+        home,
+        by=by,
+        since=since,
+        until=until,
+        interval=interval,
+        tenant=tenant,
+        limit=limit,
+        as_json=as_json,
+    )
 
 
 @app.command()

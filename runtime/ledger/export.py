@@ -1,7 +1,7 @@
-"""The ledger as files: CSV, JSON lines and FOCUS, read in pages, so that any length fits into memory.
+"""The ledger as files: CSV, JSON lines and FOCUS. Pure: writes the pages that it is given.
 
-Entries come by tenant, then by time. Amounts are exact decimal dollars, never floats. Text that a
-spreadsheet would take for a formula is marked as text.
+Amounts are exact decimal dollars, never floats. Text that a spreadsheet would take for a formula is
+marked as text.
 """
 
 from __future__ import annotations
@@ -9,25 +9,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import sqlalchemy as sa
 from sqlalchemy import RowMapping
 
 from admiralty.core.money import Nanos, dollars_text
 from admiralty.runtime.ledger.focus import FOCUS_COLUMNS, focus_cells, is_charge
 from admiralty.runtime.ledger.periods import iso
-from admiralty.runtime.ledger.reports import within
 from admiralty.runtime.ledger.rows import TOKENS
-from admiralty.runtime.ledger.viewer import OPERATOR, Viewer
-from admiralty.runtime.storage.database import Database
-from admiralty.runtime.storage.tables import ledger
 
 ExportFormat = Literal["csv", "jsonl", "focus"]
-
-PAGE = 1000
 
 COLUMNS = (
     "id", "at", "kind", "corrects", "status", "tenant", "team", "user", "fleet", "agent", "agent_version",
@@ -48,42 +41,6 @@ class Written:
     """Of a file's name."""
     head: Callable[[], str]
     body: Callable[[Sequence[RowMapping]], str]
-
-
-async def entries(
-    database: Database,
-    *,
-    viewer: Viewer = OPERATOR,
-    since: float | None = None,
-    until: float | None = None,
-    page: int = PAGE,
-) -> AsyncGenerator[Sequence[RowMapping], None]:
-    """Yield the rows of the ledger in pages, each with ``corrected_at``: when what it corrects was written.
-
-    Each page is a short read of its own: a slow reader keeps nobody from writing.
-    """
-    first = ledger.alias("corrected")
-    key = (ledger.c.tenant, ledger.c.at, ledger.c.id)
-    query = (
-        sa.select(ledger, first.c.at.label("corrected_at"))
-        .outerjoin(first, first.c.id == ledger.c.corrects)
-        .where(within(viewer, since, until))
-        .order_by(*key)
-        .limit(page)
-    )
-    last: RowMapping | None = None
-    while True:
-        following = query
-        if last is not None:
-            following = query.where(sa.tuple_(*key) > sa.tuple_(last["tenant"], last["at"], last["id"]))
-        rows = await database.read(
-            lambda connection, query=following: connection.execute(query).mappings().all()  # type: ignore[misc]
-        )
-        if rows:
-            yield rows
-        if len(rows) < page:
-            return
-        last = rows[-1]
 
 
 def entry_values(row: RowMapping) -> dict[str, Any]:

@@ -7,12 +7,12 @@ that a sum says what is known today.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 
 from admiralty.core.errors import InvalidRequest
 from admiralty.core.money import Nanos
@@ -34,6 +34,7 @@ GROUPS = {
 
 MAX_GROUPS = 6
 MAX_LINES = 10_000
+PAGE = 1000
 
 _TAG = re.compile(r"tag:[A-Za-z0-9_.\-/]{1,64}")
 _INTERVALS = {  # for SQLite and for PostgreSQL
@@ -128,6 +129,40 @@ class Reports:
             return Spend(group_by=names, lines=found[:limit], total=whole, truncated=len(found) > limit)
 
         return await self._database.read(select)
+
+    async def entries(
+        self,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        viewer: Viewer = OPERATOR,
+        page: int = PAGE,
+    ) -> AsyncGenerator[Sequence[RowMapping], None]:
+        """Yield the ledger's rows in pages, by tenant, then by time.
+
+        Each has ``corrected_at`` besides: when the entry that it corrects was written. A page is a short
+        read of its own, so that a slow reader keeps nobody from writing.
+        """
+        first = ledger.alias("corrected")
+        key = (ledger.c.tenant, ledger.c.at, ledger.c.id)
+        query = (
+            sa.select(ledger, first.c.at.label("corrected_at"))
+            .outerjoin(first, first.c.id == ledger.c.corrects)
+            .where(within(viewer, since, until))
+            .order_by(*key)
+            .limit(page)
+        )
+        following = query
+        while True:
+            rows = await self._database.read(
+                lambda connection, query=following: connection.execute(query).mappings().all()  # type: ignore[misc]
+            )
+            if rows:
+                yield rows
+            if len(rows) < page:
+                return
+            last = rows[-1]
+            following = query.where(sa.tuple_(*key) > sa.tuple_(last["tenant"], last["at"], last["id"]))
 
     def _spend_query(
         self, names: Sequence[str], interval: Interval | None, where: sa.ColumnElement[bool]
@@ -227,11 +262,11 @@ def _sum(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return sa.func.coalesce(sa.func.sum(column), 0)
 
 
-def _usage(row: sa.RowMapping) -> Usage:
+def _usage(row: RowMapping) -> Usage:
     return Usage(**{name: int(row[name]) for name in TOKENS})
 
 
-def _spend_line(row: sa.RowMapping, groups: int) -> SpendLine:
+def _spend_line(row: RowMapping, groups: int) -> SpendLine:
     return SpendLine(
         period=row.get("period"),
         groups=tuple(row[f"group_{number}"] for number in range(groups)),

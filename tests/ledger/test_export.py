@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from admiralty.core.values import Usage
-from admiralty.runtime.ledger.export import COLUMNS, FORMATS, ExportFormat, entries
+from admiralty.runtime.ledger.export import COLUMNS, FORMATS, ExportFormat
+from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.ledger.values import Charge
 from admiralty.runtime.ledger.viewer import OPERATOR, Viewer
 from admiralty.runtime.storage import Database
@@ -33,7 +34,7 @@ async def exported(
     database: Database, form: ExportFormat, *, viewer: Viewer = OPERATOR, page: int = 1000, **time: float
 ) -> str:
     written = FORMATS[form]
-    pages = [rows async for rows in entries(database, viewer=viewer, page=page, **time)]
+    pages = [rows async for rows in Reports(database).entries(viewer=viewer, page=page, **time)]
     return written.head() + "".join(written.body(rows) for rows in pages)
 
 

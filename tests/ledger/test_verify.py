@@ -134,10 +134,12 @@ PLANTED: dict[str, tuple[Callable[[Database], Awaitable[None]], str, str, str]] 
         "negative", "budget_2 user:acme/ann total", "spent $-0.000000001",
     ),
     "an entry below zero": (
-        sql("UPDATE ledger SET cost_nanos = -5 WHERE id = 'call_000006'"), "negative", "call_000006", "cost $",
+        sql("UPDATE ledger SET cost_nanos = -5 WHERE id = 'call_000006'"),
+        "negative", "call_000006", "cost $",
     ),
     "a debt below zero": (
-        sql("UPDATE ledger SET debt_nanos = -5 WHERE id = 'call_000006'"), "negative", "call_000006", "debt $",
+        sql("UPDATE ledger SET debt_nanos = -5 WHERE id = 'call_000006'"),
+        "negative", "call_000006", "debt $",
     ),
     "a hold below zero": (
         sql("UPDATE holds SET amount = -40 WHERE id = 'call_7'"), "negative", "call_7", "$-0.00000004",
