@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from sqlalchemy import RowMapping
 from admiralty.core.money import Nanos
 from admiralty.core.values import Caller, Identity, Usage
 from admiralty.runtime.ledger.values import Budget, Charge, Entry
+from admiralty.runtime.storage.tables import storable
 
 TOKENS = (
     "input_tokens",
@@ -116,6 +118,14 @@ def charges_json(charges: Sequence[Charge]) -> list[list[str]]:
 def read_charges(stored: Sequence[Sequence[str]]) -> tuple[Charge, ...]:
     """Return charges from JSON."""
     return tuple(Charge(*parts) for parts in stored)
+
+
+def driver_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry's row as drivers take it: JSON as text, and no character that cannot be stored."""
+    given = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
+    for name in ("tags", "charges"):
+        given[name] = storable(json.dumps(row[name], ensure_ascii=False))
+    return given
 
 
 def read_budget(row: RowMapping) -> Budget:

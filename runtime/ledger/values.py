@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from admiralty.core.money import ZERO, Nanos
 from admiralty.core.values import Caller, CallStatus, Usage
@@ -52,9 +52,8 @@ class Counter:
     """The part of ``held`` whose price is still a guess."""
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """A counter that a hold or an entry counts in."""
+class Charge(NamedTuple):
+    """A counter that a hold or an entry counts in. A tuple, as many of them are keys."""
 
     budget_id: str
     subject: str
