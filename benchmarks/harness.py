@@ -85,6 +85,12 @@ class MockProvider:
             counters: dict[str, Any] = json.load(response)
         return counters
 
+    def bills(self) -> dict[str, dict[str, int]]:
+        """What every marked call was billed."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/bills", timeout=10) as response:
+            bills: dict[str, dict[str, int]] = json.load(response)
+        return bills
+
     def control(self, **settings: float) -> None:
         """Change the provider's settings."""
         body = json.dumps(settings).encode()

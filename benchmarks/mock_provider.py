@@ -10,6 +10,7 @@ answers is decided in `benchmarks.answers`; this module carries it over HTTP, de
 | `POST /v1/chat/completions` | an answer, whole or streamed (one chunk an event; usage last, if asked for) |
 | `GET /v1/models` | one model, `mock` |
 | `GET /stats` | the counters since start or reset, the settings, CPU seconds used so far |
+| `GET /bills` | what each call was billed that carried `MARK:name` in its messages |
 | `POST /reset` | sets the counters to zero and the random numbers to the seed |
 | `POST /control` | changes settings while running: a JSON object with any field of `Settings` |
 | `GET /healthz` | `ok` |
@@ -18,9 +19,9 @@ One request may direct its own answer, by headers `x-mock-KEY` or by `metadata.K
 value in structured output), `tool` (tool to call), `tokens` (words of a text answer), `delay_ms`, `status`
 (answer with that error). `ROUTE:name` anywhere in the messages also directs the route.
 
-Usage: prompt tokens are a quarter of the body's bytes, rounded up; completion tokens are the words of a text
-(so exactly `tokens`, cut at `max_tokens`) or a quarter of the characters of JSON. Pipelined requests are not
-supported.
+Usage: prompt tokens are a quarter of the body's bytes, rounded up, unless `prompt_tokens` is set; completion
+tokens are the words of a text (so exactly `tokens`, cut at `max_tokens`) or a quarter of the characters of
+JSON; both times `usage_factor`. Pipelined requests are not supported.
 """
 
 import argparse
@@ -40,6 +41,7 @@ import httptools
 
 from benchmarks import wire
 from benchmarks.answers import WORDS, Answer, Directives, answer, route_marker
+from benchmarks.bills import Bill, Bills
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,10 @@ class Settings:
     """Share of chat requests whose connection is closed: a stream after half its events, else at once."""
     answer_tokens: int = len(WORDS)
     """Words of a text answer."""
+    prompt_tokens: int = 0
+    """Prompt tokens that every answer reports; 0: by the size of the request."""
+    usage_factor: float = 1.0
+    """What all usage is multiplied with: a provider that counts otherwise than was expected."""
     seed: int = 0
     """Of the random numbers behind `error_rate` and `cut_rate`."""
 
@@ -64,7 +70,7 @@ class Settings:
         for name in ("error_rate", "cut_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a share between 0 and 1")
-        for name in ("delay_ms", "chunk_delay_ms", "answer_tokens"):
+        for name in ("delay_ms", "chunk_delay_ms", "answer_tokens", "prompt_tokens", "usage_factor"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
 
@@ -101,12 +107,14 @@ class Provider:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stats = Stats()
+        self.bills = Bills()
         self._random = random.Random(settings.seed)
         self._serial = 0
 
     def reset(self) -> None:
         """Zero the counters (requests in flight stay counted) and start the random numbers over."""
         self.stats = Stats(in_flight=self.stats.in_flight)
+        self.bills = Bills()
         self._random = random.Random(self.settings.seed)
 
     def control(self, changes: Mapping[str, Any]) -> None:
@@ -195,6 +203,8 @@ class Connection(asyncio.Protocol):
             self._send(200, "ok")
         elif path == b"/stats":
             self._send(200, wire.dump(provider.report()))
+        elif path == b"/bills":
+            self._send(200, wire.dump(provider.bills.report()))
         elif path == b"/reset":
             provider.reset()
             self._send(200, "{}")
@@ -214,6 +224,7 @@ class Connection(asyncio.Protocol):
     def _chat(self, body: bytes) -> None:
         provider, settings, stats = self._provider, self._provider.settings, self._provider.stats
         stats.requests += 1
+        bill = provider.bills.ask(body)
         try:
             request = json.loads(body)
             directed = {**(request.get("metadata") or {}), **self._directed}
@@ -237,7 +248,7 @@ class Connection(asyncio.Protocol):
             self._after(delay, lambda: self._fail(status))
             return
         stats.models[request.get("model", "")] += 1
-        events = self._events(request, reply, prompt_tokens=-(-len(body) // 4))
+        events = self._events(request, reply, self._usage(body, reply, bill))
         cut = provider.happens(settings.cut_rate)
         if cut:
             events = events[: len(events) // 2]
@@ -247,17 +258,22 @@ class Connection(asyncio.Protocol):
         else:
             self._after(delay, lambda: self._whole(events, cut=cut))
 
-    def _events(self, request: Mapping[str, Any], reply: Answer, *, prompt_tokens: int) -> list[str]:
-        """The JSON documents to send: one for a whole answer, several for a streamed one."""
-        stats = self._provider.stats
+    def _usage(self, body: bytes, reply: Answer, bill: Bill | None) -> dict[str, int]:
+        """What the answer is billed, from the moment that it begins."""
+        settings, stats = self._provider.settings, self._provider.stats
+        prompt = round((settings.prompt_tokens or -(-len(body) // 4)) * settings.usage_factor)
+        completion = round(reply.completion_tokens * settings.usage_factor)
         stats.kinds[reply.kind] += 1
-        stats.prompt_tokens += prompt_tokens
-        stats.completion_tokens += reply.completion_tokens
-        usage = {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": reply.completion_tokens,
-            "total_tokens": prompt_tokens + reply.completion_tokens,
-        }
+        stats.prompt_tokens += prompt
+        stats.completion_tokens += completion
+        if bill is not None:
+            bill.billed += 1
+            bill.prompt_tokens += prompt
+            bill.completion_tokens += completion
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+    def _events(self, request: Mapping[str, Any], reply: Answer, usage: Mapping[str, int]) -> list[str]:
+        """The JSON documents to send: one for a whole answer, several for a streamed one."""
         head = {
             "id": self._provider.next_id(),
             "created": int(time.time()),

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import APIConnectionError, AsyncOpenAI, RateLimitError
+from openai import APIConnectionError, AsyncOpenAI, InternalServerError, RateLimitError
 from openai.types.chat import ChatCompletionChunk
 
 from benchmarks.harness import MockProvider
@@ -16,7 +16,15 @@ from benchmarks.systems.bare import ORDER_TOOL, TRIAGE_FORMAT
 pytestmark = pytest.mark.requirement("benchmarks.mock")
 
 USER = {"role": "user", "content": "Where is my order?"}
-CALM = {"delay_ms": 0.0, "chunk_delay_ms": 0.0, "error_rate": 0.0, "cut_rate": 0.0, "answer_tokens": 13}
+CALM = {
+    "delay_ms": 0.0,
+    "chunk_delay_ms": 0.0,
+    "error_rate": 0.0,
+    "cut_rate": 0.0,
+    "answer_tokens": 13,
+    "prompt_tokens": 0,
+    "usage_factor": 1.0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +152,21 @@ def test_an_unknown_setting_is_refused_by_name(mock: MockProvider) -> None:
     response = httpx.post(f"http://127.0.0.1:{mock.port}/control", json={"latency": 3})
     assert response.status_code == 400
     assert "latency" in response.json()["error"]["message"]
+
+
+async def test_usage_is_as_it_was_set_and_kept_for_every_marked_call(
+    client: AsyncOpenAI, mock: MockProvider
+) -> None:
+    mock.control(prompt_tokens=100, usage_factor=4)
+    told = (await ask(client, {"role": "user", "content": "MARK:one"}, max_tokens=5)).usage
+    assert (told.prompt_tokens, told.completion_tokens) == (400, 20)
+    for _ in range(2):
+        await ask(client, {"role": "user", "content": "MARK:two"}, max_tokens=5)
+    mock.control(error_rate=1, error_status=500)
+    with pytest.raises(InternalServerError):
+        await ask(client, {"role": "user", "content": "MARK:two"})
+    assert mock.bills() == {
+        "one": {"asked": 1, "billed": 1, "prompt_tokens": 400, "completion_tokens": 20},
+        "two": {"asked": 3, "billed": 2, "prompt_tokens": 800, "completion_tokens": 40},
+    }
+    assert mock.stats()["prompt_tokens"] == 1200
