@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
@@ -20,6 +21,7 @@ from admiralty.runtime.serve.replicas.agent import AgentReplica
 from admiralty.runtime.serve.replicas.gateway import DRAIN_SECONDS, Gateway
 from admiralty.runtime.serve.replicas.memory import MemoryReplica
 from admiralty.runtime.serve.replicas.scheduler import SchedulerReplica
+from admiralty.runtime.serve.secrets import without_keys, without_secrets
 
 APP_NAME = "admiralty"
 
@@ -41,11 +43,13 @@ def app(args: dict[str, Any]) -> Application:
 
 
 def build_app(spec: FleetSpec) -> Application:
-    """Bind the deployments of a fleet to each other."""
+    """Bind the deployments of a fleet to each other. Only the scheduler is given providers' keys."""
     fleet = load_fleet(spec.fleet)
+    keyless = replace(spec, settings=without_keys(spec.settings))
+    bare = replace(spec, settings=without_secrets(spec.settings))
     memory = serve.deployment(
         MemoryReplica, name="memory", ray_actor_options=LIGHT, max_ongoing_requests=200, logging_config=QUIET
-    ).bind(spec)
+    ).bind(bare)
     scheduler = serve.deployment(
         SchedulerReplica,
         name="scheduler",
@@ -55,7 +59,7 @@ def build_app(spec: FleetSpec) -> Application:
     ).bind(spec, memory)
     agents = {
         agent.name: serve.deployment(AgentReplica, name=agent.name, **_options(agent)).bind(
-            spec, agent.name, scheduler, memory
+            bare, agent.name, scheduler, memory
         )
         for agent in fleet.agents
         if agent.placement == "deployment"
@@ -70,7 +74,7 @@ def build_app(spec: FleetSpec) -> Application:
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         **COMMON,
     )
-    return gateway.bind(spec, agents, scheduler, memory)
+    return gateway.bind(keyless, agents, scheduler, memory)
 
 
 def _options(agent: Agent) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from admiralty.core.errors import ConfigurationError
 from admiralty.core.settings import Settings
+from admiralty.runtime.serve.secrets import forget_given_keys
 
 SHORT_FOLDER = Path("/tmp")  # noqa: S108 - socket paths must stay below 97 characters; made 0700 below
 WRAPPER = Path(__file__).with_name("haproxy.sh")
@@ -80,6 +81,7 @@ def prepare(settings: Settings, places: Folders, *, address: str | None) -> None
         if address.startswith("127."):
             environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         return
+    forget_given_keys(environment)  # every process of Ray would inherit them; the settings have them
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)
     environment["RAY_AUTH_MODE"] = "token"

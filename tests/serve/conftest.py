@@ -24,6 +24,9 @@ import pytest
 UP_SECONDS = 240.0
 """Far more than a start takes: other tests may have the processors."""
 
+KEY = "sk-pilots-key"
+"""Of the model server, which takes any."""
+
 HERE = Path(__file__).parent
 COMMAND = [sys.executable, "-c", "from admiralty.runtime.cli import main; main()"]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -207,6 +210,7 @@ def pilots(
         "ADMIRALTY_EMBEDDER": "hashing",
         "ADMIRALTY_OPENAI_BASE_URL": model_server,
         "ADMIRALTY_MODELS__SMALL": "openai:mock",
+        "OPENAI_API_KEY": KEY,
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -15,6 +16,7 @@ from admiralty.runtime.composition.fleet import load_fleet, setup_resources
 from admiralty.runtime.serve.batches import batched
 from admiralty.runtime.serve.remote import RemoteMemory, RemoteScheduler
 from admiralty.runtime.serve.replicas import FleetSpec
+from admiralty.runtime.serve.secrets import forget_keys
 
 
 class AgentReplica:
@@ -23,6 +25,7 @@ class AgentReplica:
     async def __init__(  # type: ignore[misc]
         self, spec: FleetSpec, agent: str, scheduler: DeploymentHandle, memory: DeploymentHandle
     ) -> None:
+        forget_keys(os.environ, spec.settings)  # before anything of the fleet is imported
         fleet = load_fleet(spec.fleet)
         surroundings = Surroundings(
             scheduler=RemoteScheduler(scheduler),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
@@ -21,6 +22,7 @@ from admiralty.runtime.ledger.figures import Figures
 from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.serve.remote import RemoteAgentHost, RemoteMemory, RemoteScheduler
 from admiralty.runtime.serve.replicas import FleetSpec
+from admiralty.runtime.serve.secrets import forget_keys
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.keys import ApiKeys
 
@@ -38,6 +40,7 @@ class Gateway:
         scheduler: DeploymentHandle,
         memory: DeploymentHandle,
     ) -> None:
+        forget_keys(os.environ, spec.settings)  # inline agents run here
         fleet, settings = load_fleet(spec.fleet), spec.settings
         self._stack = AsyncExitStack()
         database = await asyncio.to_thread(Database.of, settings)
