@@ -9,7 +9,8 @@ import time
 def new_id(prefix: str) -> str:
     """Return ``prefix_`` and 32 hex digits of a UUIDv7 (RFC 9562): unique, sorted by creation time.
 
-    Prefixes in use: ``conv`` conversation, ``run`` run, ``call`` model or tool call, ``key`` API key.
+    Prefixes in use: ``conv`` conversation, ``run`` run, ``call`` model or tool call, ``key`` API key, ``dec``
+    a policy's decision.
     """
     millis = time.time_ns() // 1_000_000
     random = int.from_bytes(os.urandom(10), "big")
