@@ -59,7 +59,7 @@ class RecordInSql:
         error: str | None = None,
     ) -> ModelCallRecord:
         return ModelCallRecord(
-            id=attempt.call.id,
+            id=attempt.id or attempt.call.id,
             caller=attempt.call.caller,
             model=reply.model if reply else attempt.model.id if attempt.model else "",
             tier=reply.tier if reply else attempt.model.tier if attempt.model else attempt.call.tier,

@@ -9,9 +9,10 @@ from admiralty.core.errors import ConfigurationError, ProviderUnavailable
 from admiralty.core.ports import AnswerStream, Clock, ModelProvider
 from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, Tier, TokenDelta
 from admiralty.runtime.scheduler.access import AccessControl
-from admiralty.runtime.scheduler.dispatch import Dispatch
+from admiralty.runtime.scheduler.dispatch import Dispatch, by_account
 from admiralty.runtime.scheduler.pipeline import Attempt, Stage, fold
 from admiralty.runtime.scheduler.record_sql import AddRecord, RecordInSql
+from admiralty.runtime.scheduler.retry import Patience
 from admiralty.runtime.scheduler.route import Route
 
 
@@ -21,12 +22,13 @@ def default_stages(
     providers: Iterable[ModelProvider],
     add_record: AddRecord,
     clock: Clock,
+    patience: Patience | None = None,
 ) -> list[Stage]:
     """Return the stages of a model call, in order."""
     return [
-        Route(tier_models),
+        Route(tier_models, clock, patience=patience),
         RecordInSql(add_record, clock),
-        Dispatch(providers, clock),
+        Dispatch(by_account(providers), clock),
     ]
 
 

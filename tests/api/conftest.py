@@ -32,6 +32,7 @@ from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.local import open_local
 from admiralty.runtime.scheduler import LocalScheduler, default_stages
 from admiralty.runtime.scheduler.access import AccessControl
+from admiralty.runtime.scheduler.retry import Patience
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.keys import ApiKeys
 from admiralty.runtime.storage.usage import ModelCallLog
@@ -156,6 +157,7 @@ class LateScheduler:
             providers=[self._provider],
             add_record=ModelCallLog(database).add,
             clock=SystemClock(),
+            patience=Patience(attempts=1),  # a script says what happens once
         )
         ledger = Ledger(database, owner="test", clock=SystemClock())
         access = AccessControl(gate=OpenGate(), ledger=ledger, clock=SystemClock())
