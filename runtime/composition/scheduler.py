@@ -7,10 +7,11 @@ from typing import Any
 
 from admiralty.agents import Fleet
 from admiralty.core.clock import SystemClock
-from admiralty.core.ports import Memory, ModelProvider
+from admiralty.core.ports import Memory, Metrics, ModelProvider
 from admiralty.core.settings import Settings
 from admiralty.runtime.providers.extractive import ExtractiveProvider
 from admiralty.runtime.scheduler import LocalScheduler, default_stages
+from admiralty.runtime.scheduler.record import Record
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.usage import ModelCallLog
 from admiralty.runtime.testing import open_access
@@ -47,14 +48,16 @@ def _provider_options(settings: Settings, name: str) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def build_scheduler(settings: Settings, fleet: Fleet, memory: Memory, database: Database) -> LocalScheduler:
-    """Build the pipeline that every model call passes."""
-    return LocalScheduler(
-        default_stages(
-            tier_models=settings.tier_models,
-            providers=build_providers(settings, fleet, memory),
-            add_record=ModelCallLog(database).add,
-            clock=SystemClock(),
-        ),
-        open_access(),  # until policy and ledger are wired
+def build_scheduler(
+    settings: Settings, fleet: Fleet, memory: Memory, database: Database, metrics: Metrics | None = None
+) -> LocalScheduler:
+    """Build the pipeline that every model call passes. ``metrics`` take measurements of it."""
+    clock = SystemClock()
+    stages = default_stages(
+        tier_models=settings.tier_models,
+        providers=build_providers(settings, fleet, memory),
+        add_record=ModelCallLog(database).add,
+        clock=clock,
     )
+    # Access is open until policy and ledger are wired.
+    return LocalScheduler([Record(metrics, clock), *stages], open_access())

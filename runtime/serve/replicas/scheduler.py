@@ -12,6 +12,7 @@ from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelRep
 from admiralty.runtime.composition.fleet import load_fleet
 from admiralty.runtime.composition.scheduler import build_scheduler
 from admiralty.runtime.serve.batches import batched
+from admiralty.runtime.serve.metrics import RayMetrics
 from admiralty.runtime.serve.remote import RemoteMemory
 from admiralty.runtime.serve.replicas import FleetSpec
 from admiralty.runtime.storage import Database
@@ -23,7 +24,9 @@ class SchedulerReplica:
     async def __init__(self, spec: FleetSpec, memory: DeploymentHandle) -> None:  # type: ignore[misc]
         fleet = load_fleet(spec.fleet)
         self._database = await asyncio.to_thread(Database.of, spec.settings)
-        self._scheduler = build_scheduler(spec.settings, fleet, RemoteMemory(memory), self._database)
+        self._scheduler = build_scheduler(
+            spec.settings, fleet, RemoteMemory(memory), self._database, RayMetrics()
+        )
 
     async def ready(self) -> bool:
         """Return that this replica is up."""
