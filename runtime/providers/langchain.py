@@ -1,7 +1,10 @@
 """Real models, through LangChain's ``init_chat_model``: one adapter for every vendor it knows.
 
 Translates both ways: our call into LangChain's, the vendor's errors into ours. Retries are off in
-the vendors' clients, because retrying is the scheduler's business.
+the vendors' clients, because retrying is the scheduler's business; so is pricing.
+
+A reply's ``metadata`` says ``usage_reported: False`` where the vendor did not tell what was used, and
+``rate_limits``, where its headers told what is left of them (see ``rate_headers``).
 """
 
 from __future__ import annotations
@@ -10,9 +13,8 @@ import json
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-import httpx
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import (
@@ -29,18 +31,20 @@ from admiralty.core.errors import (
     AdmiraltyError,
     ConfigurationError,
     OutputInvalid,
-    ProviderRejected,
     ProviderUnavailable,
-    RateLimited,
 )
 from admiralty.core.ports import AnswerStream, Clock
-from admiralty.core.values import ModelCall, ModelReply, Tier, TokenDelta, Usage
-from admiralty.runtime.scheduler.prices import price
+from admiralty.core.values import ModelCall, ModelReply, Tier, TokenDelta
+from admiralty.runtime.providers.rate_headers import rate_limits
+from admiralty.runtime.providers.usage import from_openai, larger, usage_of, was_reported
+from admiralty.runtime.providers.vendor_errors import translate
 
 if TYPE_CHECKING:
     from admiralty.runtime.providers.openai_transport import HttpSessions, LightBinding, LightChat
 
 MAX_CACHED_BINDINGS = 256
+
+_Bound: TypeAlias = "Runnable[Any, Any] | LightBinding"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +53,11 @@ class _Chat:
 
     chat: BaseChatModel
     light: LightChat | None = None
+
+    @property
+    def repeats_usage(self) -> bool:
+        """Whether servers of this kind may tell the usage so far with each piece; LangChain adds it up."""
+        return any(kind.__name__ == "BaseChatOpenAI" for kind in type(self.chat).__mro__)
 
 
 class LangChainProvider:
@@ -62,7 +71,7 @@ class LangChainProvider:
         self._clock = clock
         self._options = options
         self._models: dict[str, _Chat] = {}
-        self._bound: dict[tuple[str, str], Runnable[Any, Any] | LightBinding] = {}
+        self._bound: dict[tuple[str, str], _Bound] = {}
         self._sessions: HttpSessions | None = None
 
     @property
@@ -76,70 +85,76 @@ class LangChainProvider:
 
     async def stream(self, call: ModelCall, model: str) -> AnswerStream:
         started = self._clock.monotonic()
-        bound = await self._bind(call, model)
+        bound, late = await self._bind(call, model)
         messages = list(call.messages)
         message: AIMessage
         misfit: str | None = None
+        whole: AIMessageChunk | None = None
         try:
             if call.output_schema is not None:
-                answer = await bound.ainvoke(messages)
+                answer = await bound.ainvoke(messages, **late)
                 message, misfit = _json(answer) if isinstance(answer, AIMessage) else _structured(answer)
             elif not call.streaming:
-                message = await bound.ainvoke(messages)
+                message = await bound.ainvoke(messages, **late)
             else:
-                whole: AIMessageChunk | None = None
-                async with aclosing(cast("Any", bound.astream(messages))) as chunks:
+                usage: UsageMetadata | None = None
+                async with aclosing(cast("Any", bound.astream(messages, **late))) as chunks:
                     async for chunk in chunks:
                         whole = chunk if whole is None else whole + chunk
+                        usage = larger(usage, chunk.usage_metadata)
                         if text := str(chunk.text):
                             yield TokenDelta(text=text)
                 if whole is None:
-                    raise ProviderUnavailable(f"{self._name}:{model} sent an empty stream.")
+                    raise ProviderUnavailable(f"{self._name}:{model} sent an empty stream.", billed="unknown")
                 message = _joined(whole)
+                if self._models[model].repeats_usage:
+                    message.usage_metadata = usage
         except AdmiraltyError:
             raise
         except Exception as error:
             if type(error).__name__ != "LengthFinishReasonError":
-                raise translate(error, f"{self._name}:{model}") from error
+                begun = whole is not None
+                raise translate(error, f"{self._name}:{model}", self._clock.now(), begun=begun) from error
             message, misfit = _broken_off(error), "it was broken off at the limit of output tokens"
         reply = self._reply(call, model, message, self._clock.monotonic() - started)
         if misfit is not None:
             raise OutputInvalid(f"The answer of {reply.model} does not fit the schema: {misfit}", reply=reply)
         yield reply
 
-    async def _bind(self, call: ModelCall, model: str) -> Runnable[Any, Any] | LightBinding:
-        """Return the model with the call's tools and options; cached: binding costs more than asking."""
+    async def _bind(self, call: ModelCall, model: str) -> tuple[_Bound, dict[str, Any]]:
+        """Return the model with the call's tools and options, and the options that go with the question.
+
+        The former is kept: binding costs more than asking. The latter are those that change with every
+        call: how much output it is allowed.
+        """
+        known = self._models.get(model)
+        if known is None:
+            known = self._models[model] = await self._open(model)
         arguments: dict[str, Any] = {}
-        if call.max_output_tokens is not None:
-            arguments["max_tokens"] = call.max_output_tokens
         if call.stop:
             arguments["stop"] = list(call.stop)
         if call.temperature is not None:
             arguments["temperature"] = call.temperature
+        late = {} if call.max_output_tokens is None else {"max_tokens": call.max_output_tokens}
+        if call.output_schema is not None and known.light is None:  # what goes with the question is lost
+            arguments, late = late | arguments, {}
         shape = json.dumps([call.tools, call.output_schema, arguments], default=dict)
         bound = self._bound.get((model, shape))
         if bound is None:
-            bound = await self._new_binding(call, model, arguments)
+            bound = self._new_binding(call, model, known, arguments)
             if len(self._bound) >= MAX_CACHED_BINDINGS:
                 self._bound.clear()
             self._bound[model, shape] = bound
-        return bound
+        return bound, late
 
-    async def _new_binding(
-        self, call: ModelCall, model: str, arguments: dict[str, Any]
-    ) -> Runnable[Any, Any] | LightBinding:
-        known = self._models.get(model)
-        if known is None:
-            known = self._models[model] = await self._open(model)
+    def _new_binding(self, call: ModelCall, model: str, known: _Chat, arguments: dict[str, Any]) -> _Bound:
         chat, light = known.chat, known.light
         if call.output_schema is not None:
             schema = _titled(call.output_schema)
             if light is not None:
                 from admiralty.runtime.providers.openai_transport import response_format
 
-                bound = light.bind({"response_format": response_format(schema), **arguments})
-                if bound is not None:
-                    return bound
+                return light.bind_plainly({"response_format": response_format(schema), **arguments})
             # What is bound to a structured model is lost, so the options go to the model itself.
             own = self._construct(model, **arguments) if arguments else chat
             return own.with_structured_output(schema, include_raw=True)
@@ -156,7 +171,9 @@ class LangChainProvider:
         except ImportError:  # aiohttp is missing, or the SDK has other names: its own client will do
             return _Chat(chat=chat)
         self._sessions = self._sessions or HttpSessions()
-        return _Chat(chat=chat, light=await open_light(chat, self._sessions))
+        light = await open_light(chat, self._sessions)
+        asks_otherwise = light is not None and light.bind({}) is None
+        return _Chat(chat=chat, light=None if asks_otherwise else light)
 
     def _construct(self, model: str, **arguments: Any) -> BaseChatModel:
         try:
@@ -175,15 +192,21 @@ class LangChainProvider:
     def _reply(self, call: ModelCall, model: str, message: AIMessage, seconds: float) -> ModelReply:
         usage = usage_of(message)
         tier: Tier = call.tier
+        metadata: dict[str, Any] = {"method": "model"}
+        if not was_reported(message, usage):
+            metadata["usage_reported"] = False
+        headers = message.response_metadata.get("headers")
+        if headers and (limits := rate_limits(headers, self._clock.now())):
+            metadata["rate_limits"] = limits
         return ModelReply(
             message=AIMessage(content=message.content, tool_calls=_tool_calls(message), id=message.id),
             model=f"{self._name}:{model}",
             tier=tier,
             usage=usage,
-            cost=price(self._name, model, usage),
+            cost=None,
             seconds=seconds,
             finish_reason=_finish_reason(message),
-            metadata={"method": "model"},
+            metadata=metadata,
         )
 
 
@@ -220,10 +243,7 @@ def _structured(result: Mapping[str, Any]) -> tuple[AIMessage, str | None]:
 def _broken_off(error: Exception) -> AIMessage:
     """Return the message that OpenAI's client keeps in its LengthFinishReasonError, with its usage."""
     usage = getattr(getattr(error, "completion", None), "usage", None)
-    told = None
-    if usage is not None:
-        into, out = usage.prompt_tokens, usage.completion_tokens
-        told = UsageMetadata(input_tokens=into, output_tokens=out, total_tokens=into + out)
+    told = None if usage is None else from_openai(usage.model_dump())
     return AIMessage(content="", usage_metadata=told, response_metadata={"finish_reason": "length"})
 
 
@@ -259,49 +279,6 @@ def _tool_calls(message: AIMessage) -> list[ToolCall]:
     return [*message.tool_calls, *malformed]
 
 
-def usage_of(message: AIMessage) -> Usage:
-    """Return a message's ``usage_metadata`` as Usage; zero where the provider told nothing."""
-    told = message.usage_metadata
-    if told is None:
-        return Usage()
-    into = told.get("input_token_details") or {}
-    out = told.get("output_token_details") or {}
-    return Usage(
-        input_tokens=told["input_tokens"],
-        output_tokens=told["output_tokens"],
-        cached_tokens=into.get("cache_read") or 0,
-        cache_write_tokens=into.get("cache_creation") or 0,
-        reasoning_tokens=out.get("reasoning") or 0,
-    )
-
-
 def _finish_reason(message: AIMessage) -> str:
     told = message.response_metadata
     return str(told.get("finish_reason") or told.get("stop_reason") or "stop")
-
-
-def translate(error: Exception, model: str) -> AdmiraltyError:
-    """Return one of our errors for a vendor's, judged by HTTP status where it has one."""
-    response = getattr(error, "response", None)
-    status = getattr(error, "status_code", None) or getattr(response, "status_code", None)
-    text = f"{model}: {type(error).__name__}: {error}"
-    if status == 429:
-        return RateLimited(text, retry_after=_retry_after(response))
-    if isinstance(status, int) and 400 <= status < 500 and status not in (408, 409):
-        return ProviderRejected(text)
-    if isinstance(status, int):
-        return ProviderUnavailable(text, retry_after=_retry_after(response))
-    if "Timeout" in type(error).__name__:
-        return ProviderUnavailable(f"{model} did not answer in time: {error}")
-    if isinstance(error, httpx.TransportError) or "Connection" in type(error).__name__:
-        return ProviderUnavailable(f"{model} cannot be reached: {error} Is its server running?")
-    # Whatever else the client trips over is an answer that is none.
-    return ProviderUnavailable(text)
-
-
-def _retry_after(response: Any) -> float | None:
-    value = getattr(response, "headers", {}).get("retry-after")
-    try:
-        return None if value is None else float(value)
-    except ValueError:
-        return None

@@ -127,14 +127,18 @@ class Server:
         except aiohttp.ClientError as error:
             raise BrokenConnection(f"{str(error) or type(error).__name__}.") from error
 
-    async def whole(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer."""
+    async def whole(self, payload: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer; its ``headers`` are put into ``told``."""
         async with self.post(payload) as response:
+            told["headers"] = response.headers
             return _object(await response.read())
 
-    async def chunks(self, payload: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the chunks of a streamed answer."""
+    async def chunks(
+        self, payload: dict[str, Any], told: dict[str, Any]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the chunks of a streamed answer; its ``headers`` are put into ``told`` before the first."""
         async with self.post(payload) as response, aclosing(_events(response.content)) as events:
+            told["headers"] = response.headers
             async for data in events:
                 if data.startswith(b"[DONE]"):
                     break
@@ -167,34 +171,42 @@ class LightChat:
         """Return the model with these options; ``None`` if it must be asked by OpenAI's other door."""
         if self._chat._use_responses_api(dict(options)):
             return None
+        return self.bind_plainly(options)
+
+    def bind_plainly(self, options: Mapping[str, Any]) -> LightBinding:
+        """Return the model with these options, which do not lead to OpenAI's other door."""
         return LightBinding(self._chat, self._server, options)
 
 
 class LightBinding:
-    """A model with its options, in the form of LangChain's Runnable."""
+    """A model with its options, in the form of LangChain's Runnable. A message's ``response_metadata``
+    holds the ``headers`` of the response.
+    """
 
     def __init__(self, chat: ChatOpenAI, server: Any, options: Mapping[str, Any]) -> None:
         self._chat = chat
         self._server = server
         self._options = options
 
-    async def ainvoke(self, messages: list[BaseMessage]) -> AIMessage:
-        """Return the whole answer."""
-        payload = self._chat._get_request_payload(messages, **self._options)
+    async def ainvoke(self, messages: list[BaseMessage], **more: Any) -> AIMessage:
+        """Return the whole answer. ``more`` are options of this question alone."""
+        payload = self._chat._get_request_payload(messages, **{**self._options, **more})
         payload.pop("stream", None)
-        document = await self._server.whole(payload)
+        told: dict[str, Any] = {}
+        document = await self._server.whole(payload, told)
         generation = self._chat._create_chat_result(document, {}).generations[0]
         message = cast("AIMessage", generation.message)
         message.id = message.id or document.get("id")
-        message.response_metadata.update(generation.generation_info or {})
+        message.response_metadata.update(generation.generation_info or {}, **told)
         return message
 
-    async def astream(self, messages: list[BaseMessage]) -> AsyncGenerator[AIMessageChunk, None]:
-        """Yield the answer as it comes, usage last."""
-        told: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
-        payload = self._chat._get_request_payload(messages, **self._options, **told)
+    async def astream(self, messages: list[BaseMessage], **more: Any) -> AsyncGenerator[AIMessageChunk, None]:
+        """Yield the answer as it comes, usage last. ``more`` are options of this question alone."""
+        asked: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+        payload = self._chat._get_request_payload(messages, **{**self._options, **more}, **asked)
         kind: type[Any] = AIMessageChunk
-        async with aclosing(self._server.chunks(payload)) as chunks:
+        told: dict[str, Any] = {}
+        async with aclosing(self._server.chunks(payload, told)) as chunks:
             async for data in chunks:
                 generation = self._chat._convert_chunk_to_generation_chunk(data, kind, {})
                 if generation is None:
@@ -202,7 +214,8 @@ class LightBinding:
                 chunk = cast("AIMessageChunk", generation.message)
                 kind = type(chunk)
                 chunk.id = chunk.id or data.get("id")
-                chunk.response_metadata.update(generation.generation_info or {})
+                chunk.response_metadata.update(generation.generation_info or {}, **told)
+                told.clear()  # once is enough: LangChain joins what pieces say of the response
                 yield chunk
 
 
@@ -263,10 +276,10 @@ _ANSWER: dict[str, Any] = {
 class _Canned:
     """Answers in the place of a server."""
 
-    async def whole(self, _: dict[str, Any]) -> dict[str, Any]:
+    async def whole(self, _: dict[str, Any], __: dict[str, Any]) -> dict[str, Any]:
         return _ANSWER
 
-    async def chunks(self, _: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def chunks(self, _: dict[str, Any], __: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         message = _ANSWER["choices"][0]["message"]
         called = [{"index": 0, **message["tool_calls"][0]}]
         deltas = [{"role": "assistant", "content": "Ye"}, {"content": "s."}, {"tool_calls": called}, {}]

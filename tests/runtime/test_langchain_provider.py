@@ -213,7 +213,10 @@ async def test_a_fleet_answers_with_a_real_model_over_http(llama_server: Any, tm
     )
     lookup = Agent("lookup", prompt=inline_prompt("Be brief."), tier="mid", max_output_tokens=12)
     settings = Settings.load(
-        home=tmp_path, openai_base_url=llama_server.base_url, models={"small": "openai:smollm2"}
+        home=tmp_path,
+        openai_base_url=llama_server.base_url,
+        models={"small": "openai:smollm2"},
+        prices={"openai:smollm2": {"input": "1", "output": "2"}},
     )
     fleet = Fleet("desk", agents=[triage, lookup], entry="triage")
     async with fleet.local(settings=settings) as local:
@@ -225,7 +228,6 @@ async def test_a_fleet_answers_with_a_real_model_over_http(llama_server: Any, tm
     assert "".join(tokens) == answer.text
     done = answer.events[-1].data
     assert done["usage"]["output_tokens"] > 0
-    assert done["unpriced_calls"] == 2  # nobody knows the price of a server of one's own
     assert sorted((line.agent, line.tier, line.model, line.calls) for line in view.usage) == [
         ("lookup", "mid", "openai:smollm2", 1),
         ("triage", "small", "openai:smollm2", 1),
@@ -301,7 +303,9 @@ Kinds = [replace(CALL, streaming=True), replace(CALL, streaming=False), replace(
         ("404 Not Found", problem("no such model"), {}, ProviderRejected, None),
         ("408 Request Timeout", b"", {}, ProviderUnavailable, None),
         ("429 Too Many Requests", problem("slow down"), {"Retry_After": "7"}, RateLimited, 7.0),
-        ("429 Too Many Requests", b"", {"Retry_After": "Wed, 21 Oct 2026 07:28:00 GMT"}, RateLimited, None),
+        ("429 Too Many Requests", b"", {"Retry_After": "Wed, 21 Oct 2026 07:28:00 GMT"}, RateLimited, 0.0),
+        ("429 Too Many Requests", b"", {"Retry_After": "soon"}, RateLimited, None),
+        ("429 Too Many Requests", b"", {"Retry_After_Ms": "250", "Retry_After": "1"}, RateLimited, 0.25),
         ("500 Internal Server Error", b"<html>", {}, ProviderUnavailable, None),
         ("503 Service Unavailable", b"", {"Retry_After": "2"}, ProviderUnavailable, 2.0),
         ("200 OK", b"<html>hello</html>", {"Content_Type": "text/html"}, ProviderUnavailable, None),
@@ -328,6 +332,8 @@ async def test_what_a_server_answers_becomes_one_of_our_errors(
     assert type(failed.value) is kind, failed.value
     assert "openai:smollm2" in str(failed.value)
     assert getattr(failed.value, "retry_after", None) == retry_after
+    # A status of failure is not billed; an answer that nobody can read may be.
+    assert failed.value.details.get("billed") == ("unknown" if status == "200 OK" else None)
 
 
 @pytest.mark.requirement("providers.errors")
@@ -342,14 +348,16 @@ async def test_a_server_that_is_not_there_hangs_up_or_says_nothing_is_unavailabl
         await asyncio.sleep(30)
 
     absent = openai(f"http://127.0.0.1:{free_port()}/v1")
-    with pytest.raises(ProviderUnavailable, match=r"cannot be reached: .* Is its server running\?"):
+    with pytest.raises(ProviderUnavailable, match=r"cannot be reached: .* Is its server running\?") as failed:
         await ask(absent, call)
+    assert failed.value.details == {}
     await absent.close()
     for respond, message in ((hangs_up, "openai:smollm2"), (says_nothing, "did not answer in time")):
         async with server(respond) as url:
             provider = openai(url, timeout=0.2)
-            with pytest.raises(ProviderUnavailable, match=message):
+            with pytest.raises(ProviderUnavailable, match=message) as failed:
                 await asyncio.wait_for(ask(provider, call), 5)
+            assert failed.value.details == {"billed": "unknown"}
             await provider.close()
 
 
@@ -366,8 +374,9 @@ async def test_a_stream_that_breaks_in_the_middle_is_unavailable(transport: None
         provider = openai(url)
         async with aclosing(provider.stream(CALL, "smollm2")) as stream:
             assert await anext(stream) == TokenDelta(text="Hello")
-            with pytest.raises(ProviderUnavailable):
+            with pytest.raises(ProviderUnavailable) as failed:
                 await anext(stream)
+        assert failed.value.details["billed"] == "unknown"
         await provider.close()
 
 
@@ -397,7 +406,122 @@ async def test_streamed_tool_calls_come_whole_and_malformed_ones_can_be_answered
         {"malformed_arguments": '{"order_id": "#W2", "items": ["1"'},
     )
     assert reply.usage == Usage()  # this server told none
+    assert reply.metadata["usage_reported"] is False
     assert reply.finish_reason == "tool_calls"
+
+
+# -- what was used, and what is left ---------------------------------------------------------------
+
+
+def told(prompt: int, completion: int, **more: Any) -> dict[str, Any]:
+    counted = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return counted | more
+
+
+@pytest.mark.requirement("providers.usage")
+async def test_usage_that_is_repeated_with_every_piece_of_a_stream_is_counted_once(transport: None) -> None:
+    body = sse(
+        {**piece({"role": "assistant", "content": "Yes"}), "usage": told(90, 1)},
+        {**piece({"content": ", sir"}), "usage": told(90, 2)},
+        {**piece({}, finish_reason="stop"), "usage": told(90, 2)},
+        {**piece({}), "choices": [], "usage": told(90, 3, prompt_tokens_details={"cached_tokens": 64})},
+    )
+    async with server(answers("200 OK", body + b"data: [DONE]\n\n", Content_Type="text/event-stream")) as url:
+        provider = openai(url)
+        *_, reply = await ask(provider)
+        await provider.close()
+    assert reply.message.text == "Yes, sir"
+    assert reply.usage == Usage(input_tokens=90, output_tokens=3, cached_tokens=64)
+    assert "usage_reported" not in reply.metadata
+
+
+@pytest.mark.requirement("providers.usage")
+@pytest.mark.parametrize("call", Kinds, ids=["streaming", "whole", "structured"])
+async def test_every_kind_of_token_that_a_server_tells_is_counted(transport: None, call: ModelCall) -> None:
+    usage = told(
+        100,
+        50,
+        prompt_tokens_details={"cached_tokens": 40, "cache_write_tokens": 30, "audio_tokens": 20},
+        completion_tokens_details={"reasoning_tokens": 35, "audio_tokens": 5},
+    )
+    text = '{"handoff": "lookup", "sure": true}'
+    if call.streaming and call.output_schema is None:
+        pieces = (piece({"content": text}), {**piece({}), "choices": [], "usage": usage})
+        respond = answers("200 OK", sse(*pieces) + b"data: [DONE]\n\n", Content_Type="text/event-stream")
+    else:
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        document = {**piece({}), "object": "chat.completion", "choices": [choice], "usage": usage}
+        respond = answers("200 OK", json.dumps(document).encode())
+    async with server(respond) as url:
+        provider = openai(url)
+        *_, reply = await ask(provider, call)
+        await provider.close()
+    assert reply.usage == Usage(
+        input_tokens=100,
+        output_tokens=50,
+        cached_tokens=40,
+        cache_write_tokens=30,
+        audio_input_tokens=20,
+        reasoning_tokens=35,
+        audio_output_tokens=5,
+    )
+    assert reply.cost is None  # that is the scheduler's to say
+
+
+@pytest.mark.requirement("providers.rates")
+@pytest.mark.parametrize("call", Kinds[:2], ids=["streaming", "whole"])
+async def test_what_is_left_of_a_providers_limits_is_handed_on(call: ModelCall) -> None:
+    headers = {
+        "x_ratelimit_remaining_requests": "59",
+        "x_ratelimit_reset_requests": "1s",
+        "x_ratelimit_remaining_tokens": "149984",
+        "x_ratelimit_reset_tokens": "6m0s",
+    }
+    limits = {
+        "requests_remaining": 59.0,
+        "requests_reset_seconds": 1.0,
+        "tokens_remaining": 149_984.0,
+        "tokens_reset_seconds": 360.0,
+    }
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"}
+    document = {**piece({}), "object": "chat.completion", "choices": [choice], "usage": told(9, 9)}
+    stream = sse(piece({"content": "Yes."}), {**piece({}), "choices": [], "usage": told(9, 9)})
+    respond = (
+        answers("200 OK", stream + b"data: [DONE]\n\n", Content_Type="text/event-stream", **headers)
+        if call.streaming
+        else answers("200 OK", json.dumps(document).encode(), **headers)
+    )
+    async with server(respond) as url:
+        provider = openai(url)
+        *_, reply = await ask(provider, call)
+        await provider.close()
+    assert reply.metadata["rate_limits"] == limits
+    async with server(answers("429 Too Many Requests", problem("slow down"), **headers)) as url:
+        provider = openai(url)
+        with pytest.raises(RateLimited) as failed:
+            await ask(provider, call)
+        await provider.close()
+    assert failed.value.details == {"rate_limits": limits}
+
+
+@pytest.mark.requirement("providers.limits")
+@pytest.mark.parametrize("call", Kinds, ids=["streaming", "whole", "structured"])
+async def test_each_call_has_its_own_limit_of_output(
+    transport: None, call: ModelCall, llama_server: Any
+) -> None:
+    provider = openai(llama_server.base_url)
+    counted = []
+    for limit in (3, 5, 4):
+        limited = replace(call, max_output_tokens=limit, temperature=0.0)
+        if call.output_schema is None:
+            *_, reply = await ask(provider, limited)
+        else:
+            with pytest.raises(OutputInvalid) as failed:
+                await ask(provider, limited)
+            reply = failed.value.reply
+        counted.append(reply.usage.output_tokens)
+    await provider.close()
+    assert counted == [3, 5, 4]
 
 
 # -- definitions -----------------------------------------------------------------------------------

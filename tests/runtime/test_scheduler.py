@@ -24,8 +24,8 @@ from admiralty.core.money import Nanos
 from admiralty.core.ports import AnswerStream
 from admiralty.core.values import TIERS, Caller, Identity, ModelCall, ModelReply, TokenDelta, Usage
 from admiralty.runtime.scheduler import LocalScheduler, default_stages
+from admiralty.runtime.scheduler.dispatch import by_account
 from admiralty.runtime.scheduler.pipeline import Attempt, Next
-from admiralty.runtime.scheduler.prices import price
 from admiralty.runtime.storage.usage import ModelCallRecord
 
 CALLER = Caller(identity=Identity(), fleet="f", agent="a", agent_version="v", conversation_id="c", run_id="r")
@@ -90,7 +90,9 @@ def build(log: Log) -> Callable[..., LocalScheduler]:
     def make(provider: Any, models: dict[str, str] | None = None) -> LocalScheduler:
         tiers: Any = models or {tier: f"fake:m-{tier}" for tier in TIERS}
         return LocalScheduler(
-            default_stages(tier_models=tiers, providers=[provider], add_record=log.add, clock=SystemClock())
+            default_stages(
+                tier_models=tiers, providers=by_account([provider]), add_record=log.add, clock=SystemClock()
+            )
         )
 
     return make
@@ -168,7 +170,10 @@ async def test_an_answer_that_cannot_be_recorded_does_not_go_out() -> None:
 
     tiers: Any = dict.fromkeys(TIERS, "fake:m")
     stages = default_stages(
-        tier_models=tiers, providers=[FakeProvider(reply())], add_record=broken, clock=SystemClock()
+        tier_models=tiers,
+        providers=by_account([FakeProvider(reply())]),
+        add_record=broken,
+        clock=SystemClock(),
     )
     with pytest.raises(ProviderUnavailable, match="database"):
         await LocalScheduler(stages).complete(CALL)
@@ -264,17 +269,3 @@ async def test_a_provider_that_ends_without_a_reply_counts_as_unavailable(
 ) -> None:
     with pytest.raises(ProviderUnavailable, match="without a result"):
         await build(FakeProvider(TokenDelta(text="x"))).complete(CALL)
-
-
-@pytest.mark.requirement("scheduler.prices")
-def test_prices_are_exact_and_an_unknown_one_is_not_free() -> None:
-    million = Usage(input_tokens=1_000_000, output_tokens=1_000_000)
-    known = price("openai", "gpt-4o-mini", million)
-    assert known == 750_000_000  # $0.15 in, $0.60 out
-    cached = price("openai", "gpt-4o-mini", replace(million, cached_tokens=1_000_000))
-    assert cached is not None
-    assert cached < known
-    assert price("openai", "gpt-4o-mini", Usage(input_tokens=1)) == 150
-    assert price("openai", "smollm2", million) is None
-    assert price("nobody", "x", million) is None
-    assert price("openai", "gpt-4o-mini", Usage(input_tokens=1, cached_tokens=5)) is None

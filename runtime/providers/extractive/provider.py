@@ -16,7 +16,6 @@ from typing import Any
 from langchain_core.messages import AIMessage
 
 from admiralty.core.errors import DeadlineExceeded
-from admiralty.core.money import Nanos
 from admiralty.core.ports import AnswerStream, Clock, Embedder, Memory
 from admiralty.core.values import ModelCall, ModelReply, TokenDelta, Usage
 from admiralty.runtime.providers.extractive.classify import StructuredAnswers
@@ -60,7 +59,7 @@ class ExtractiveProvider:
             model=f"{self.name}:{model}",
             tier="none",
             usage=_usage(call, message),
-            cost=Nanos(0),
+            cost=None,
             seconds=self._clock.monotonic() - started,
             finish_reason="tool_calls" if message.tool_calls else finish,
             metadata={"method": self.name, "note": NOTE, **about},
