@@ -7,6 +7,7 @@ environment. It is no wall against malice: whoever runs code on a node can reach
 
 from __future__ import annotations
 
+import itertools
 import typing
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
@@ -53,7 +54,8 @@ def forget_keys(environment: MutableMapping[str, str], settings: Settings) -> No
     clients of the providers in use, of OpenAI and of Anthropic would look for.
     """
     forget_given_keys(environment)
-    named = {model.partition(":")[0] for model in settings.tier_models.values()}
+    models = [*settings.tier_models.values(), *itertools.chain(*settings.fallbacks.values())]
+    named = {model.partition(":")[0] for model in models}
     for provider in named | {"openai", "anthropic"}:
         for name in VENDORS.get(provider, ()):
             environment.pop(name, None)
@@ -69,10 +71,7 @@ def forget_given_keys(environment: MutableMapping[str, str]) -> None:
 
 
 def _without(settings: Settings, fields: Iterable[str]) -> Settings:
-    defaults = {
-        name: Settings.model_fields[name].get_default(call_default_factory=True)
-        for name in fields
-    }
+    defaults = {name: Settings.model_fields[name].get_default(call_default_factory=True) for name in fields}
     # Which models there are follows from the keys that are there, so it is written down.
     return settings.model_copy(update={**defaults, "models": settings.tier_models})
 

@@ -20,6 +20,8 @@ from .conftest import KEY, Up
 SETTINGS = {
     "openai_api_key": "sk-one",
     "anthropic_api_key": "sk-two",
+    "provider_keys": {"openai": [{"name": "a", "api_key": "sk-one-a"}]},
+    "redis_url": "redis://:sk-four@127.0.0.1/0",
     "database_url": "postgresql://me:sk-three@127.0.0.1/x",
     "home": "h",
 }
@@ -46,6 +48,7 @@ def test_settings_for_agents_hold_no_secret_and_say_the_same_of_models(settings:
 def test_keys_are_removed_from_an_environment_and_nothing_else() -> None:
     kept = {"PATH": "/bin", "WEATHER_API_KEY": "of a tool", "ADMIRALTY_PORT": "1", "GROQ_API_KEY": "a tool's"}
     keys = {"OPENAI_API_KEY": "sk", "ADMIRALTY_OPENAI_API_KEY": "sk", "anthropic_api_key": "sk"}
+    keys |= {"ADMIRALTY_PROVIDER_KEYS": "{}", "ADMIRALTY_PROVIDER_KEYS__OPENAI": "[]"}
     environment = {**kept, **keys, "MISTRAL_API_KEY": "sk"}
     settings = Settings.load(openai_api_key="sk", models={"small": "mistralai:small"})
     forget_given_keys(environment)
