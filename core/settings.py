@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from admiralty.core.accounts import ProviderKey
 from admiralty.core.errors import ConfigurationError
 from admiralty.core.prices import PriceOverride
 from admiralty.core.values import TIERS, Tier
@@ -81,6 +82,35 @@ class Settings(BaseSettings):
     embedder: str = "auto"
     """``auto``, ``hashing``, ``sentence-transformers`` or ``sentence-transformers:NAME``."""
 
+    provider_keys: dict[str, list[ProviderKey]] = Field(default_factory=dict)
+    """Accounts by provider, with their limits: ``{"openai": [{"name": "a", "api_key": "sk-...",
+    "requests_per_minute": 500, "tokens_per_minute": 200000}]}``. A provider that is named here has these
+    accounts and no others; else it has one, ``default``, without limits."""
+    rate_max_waiting: Annotated[int, Field(ge=0)] = 1000
+    """Calls that may wait for a provider's accounts; further ones are refused with 429."""
+    rate_max_wait_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """Expected wait beyond which a call is refused with 429."""
+    scheduler_replicas: Annotated[int, Field(ge=1)] = 1
+    """Processes that model calls pass; several keep the accounts' limits together in Redis."""
+    redis_url: str | None = None
+    """``redis://host:6379/0``."""
+    redis_namespace: str = "admiralty"
+    """Beginning of every key in Redis: one for each installation that shares a server."""
+
+    fallbacks: dict[str, list[str]] = Field(default_factory=dict)
+    """Models that stand in for one that fails, in order: ``{"openai:gpt-5.4-mini":
+    ["anthropic:claude-haiku-4-5"]}``."""
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
+    """Attempts of one call, over all models."""
+    retry_seconds: Annotated[float, Field(ge=0)] = 0.25
+    """Longest random pause before the first repetition; it doubles with each further one."""
+    max_retry_seconds: Annotated[float, Field(ge=0)] = 8.0
+    """Longest such pause, and longest Retry-After that is waited for while another model stands in."""
+    breaker_failures: Annotated[int, Field(ge=1)] = 10
+    """Failures in a row, within 30 s, after which an account's model is left alone for a while."""
+    breaker_pause_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """For how long; twice as long each time that it fails again, up to a minute."""
+
     policies: Path | None = None
     """Folder with policies of the operator's own, on top of the fleet's and of ours. See docs/policy.md."""
     policy_mode: Literal["enforce", "log"] = "enforce"
@@ -119,6 +149,8 @@ class Settings(BaseSettings):
             raise ConfigurationError(
                 f"Settings: {problems}. They come from ADMIRALTY_* variables, .env or flags."
             ) from None
+        except SettingsError as error:  # says which, and not what it was
+            raise ConfigurationError(f"Settings: {error}. Lists and tables are written as JSON.") from None
 
     @model_validator(mode="after")
     def _models_are_named(self) -> Settings:
@@ -130,6 +162,42 @@ class Settings(BaseSettings):
             raise ValueError(
                 "openai_base_url is set, but no model is named: "
                 "set ADMIRALTY_MODELS__SMALL=openai:NAME to one that the server has"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _accounts_can_be_told_apart(self) -> Settings:
+        for provider, accounts in self.provider_keys.items():
+            names = [account.name for account in accounts]
+            if not names:
+                raise ValueError(f"provider_keys[{provider!r}] names no account: leave it out, or add one")
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(
+                    f"provider_keys[{provider!r}] has two accounts named {twice[0]!r}: name each differently"
+                )
+        if not self.models and any(account.base_url for account in self.provider_keys.get("openai", [])):
+            raise ValueError(
+                "provider_keys['openai'] has a base_url, but no model is named: "
+                "set ADMIRALTY_MODELS__SMALL=openai:NAME to one that the server has"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fallbacks_are_named(self) -> Settings:
+        for name in (*self.fallbacks, *(other for others in self.fallbacks.values() for other in others)):
+            provider, _, model = name.partition(":")
+            if not provider or not model:
+                raise ValueError(f"fallbacks names {name!r}: write provider:name, as in {EMBEDDED_MODEL}")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_share_their_limits(self) -> Settings:
+        if self.redis_url and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("redis_url (not shown): write redis://host:6379/0, rediss://... or unix://...")
+        if self.scheduler_replicas > 1 and self.redis_url is None:
+            raise ValueError(
+                f"scheduler_replicas = {self.scheduler_replicas} needs Redis: each replica by itself would "
+                "allow the accounts' whole limits. Set redis_url, or scheduler_replicas to 1"
             )
         return self
 
@@ -168,9 +236,9 @@ class Settings(BaseSettings):
         """
         known: dict[Tier, str] = {}
         if not self.models and self.openai_base_url is None:
-            if self.openai_api_key:
+            if self.openai_api_key or self._has_key("openai"):
                 known = _OPENAI_MODELS
-            elif self.anthropic_api_key:
+            elif self.anthropic_api_key or self._has_key("anthropic"):
                 known = _ANTHROPIC_MODELS
         chosen: dict[Tier, str] = {**known, **self.models}
         result: dict[Tier, str] = {"none": chosen.get("none", EMBEDDED_MODEL)}
@@ -180,10 +248,13 @@ class Settings(BaseSettings):
             result[tier] = next((chosen[other] for other in nearest if other in chosen), result["none"])
         return result
 
+    def _has_key(self, provider: str) -> bool:
+        return any(account.api_key for account in self.provider_keys.get(provider, []))
+
 
 def _explain(location: tuple[int | str, ...], item: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in location)
     if not name:  # a check of several settings together: its input is all of them, keys and secrets too
         return str(item["msg"]).removeprefix("Value error, ")
-    shown = "(not shown)" if "key" in name or "database_url" in name else repr(item.get("input"))
+    shown = "(not shown)" if "key" in name or name.endswith("_url") else repr(item.get("input"))
     return f"{name} = {shown}: {item['msg']}"

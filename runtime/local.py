@@ -112,6 +112,7 @@ async def open_local(
         if asked is None:
             asked = own = build_scheduler(settings, fleet, memory, database)
             stack.push_async_callback(own.close)
+            await own.start()
         resources = setup_resources(settings, fleet)
         host = LocalAgentHost(
             fleet, fleet.agents, Surroundings(scheduler=asked, memory=memory, resources=resources)

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from admiralty.agents import Fleet, FleetContext
+from admiralty.core.clock import SystemClock
 from admiralty.core.errors import AdmiraltyError, ConfigurationError
 from admiralty.core.settings import Settings
+from admiralty.core.values import Model
+from admiralty.runtime.ledger.prices import PriceBook
+from admiralty.runtime.policy import CedarPolicy
 
 
 def load_fleet(reference: str) -> Fleet:
@@ -69,8 +73,15 @@ def setup_resources(settings: Settings, fleet: Fleet) -> Any:
 def check_fleet(settings: Settings, fleet: Fleet) -> None:
     """Do here, once, what every replica will do: wrong data is told now, not by a replica that fails.
 
-    Raises ConfigurationError.
+    Raises ConfigurationError, also for a policy that does not hold together and for a model that has no
+    price.
     """
+    CedarPolicy.of(settings, fleet)
+    prices = PriceBook.from_settings(settings, SystemClock())
+    standing_in = [name for names in settings.fallbacks.values() for name in names]
+    for name in sorted({*settings.tier_models.values(), *standing_in}):
+        provider, _, model = name.partition(":")
+        prices.quote(Model(provider=provider, name=model, tier="small"), 1)
     try:
         fleet.documents(fleet_context(settings, fleet))
         setup_resources(settings, fleet)

@@ -2,52 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from typing import Protocol
 
 from admiralty.core.errors import ConfigurationError, ProviderUnavailable
-from admiralty.core.ports import AnswerStream, Clock, ModelProvider
-from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, Tier, TokenDelta
+from admiralty.core.ports import AnswerStream
+from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, TokenDelta
 from admiralty.runtime.scheduler.access import AccessControl
-from admiralty.runtime.scheduler.dispatch import Dispatch, by_account
 from admiralty.runtime.scheduler.pipeline import Attempt, Stage, fold
-from admiralty.runtime.scheduler.record_sql import AddRecord, RecordInSql
-from admiralty.runtime.scheduler.retry import Patience
-from admiralty.runtime.scheduler.route import Route
 
 
-def default_stages(
-    *,
-    tier_models: Mapping[Tier, str],
-    providers: Iterable[ModelProvider],
-    add_record: AddRecord,
-    clock: Clock,
-    patience: Patience | None = None,
-) -> list[Stage]:
-    """Return the stages of a model call, in order."""
-    return [
-        Route(tier_models, clock, patience=patience),
-        RecordInSql(add_record, clock),
-        Dispatch(by_account(providers), clock),
-    ]
+class Service(Protocol):
+    """Something that works in the background for as long as the scheduler does."""
+
+    async def close(self) -> None:
+        """Stop, and let go of what it holds."""
+        ...
 
 
 class LocalScheduler:
     """Runs the pipeline in this process."""
 
-    def __init__(self, stages: Sequence[Stage], access: AccessControl | None = None) -> None:
-        """Fold ``stages``; ``access`` decides on tools, of which none may be called without it."""
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        access: AccessControl | None = None,
+        services: Sequence[Service] = (),
+    ) -> None:
+        """Fold ``stages``; ``access`` decides on tools, of which none may be called without it.
+
+        ``services`` are what the stages need: started before them, closed after them, in reverse.
+        """
         self._stages = stages
         self._access = access
+        self._services = services
         self._pipeline = fold(stages)
 
+    async def start(self) -> None:
+        """Start what works in the background."""
+        for part in (*self._services, *self._stages):
+            if start := getattr(part, "start", None):
+                await start()
+
     async def close(self) -> None:
-        """Let go of what the stages hold: connections to providers."""
-        for stage in self._stages:
-            if close := getattr(stage, "close", None):
+        """End what nobody waits for, then stop the services and let go of the providers."""
+        for part in (*self._stages, *reversed(self._services)):
+            if close := getattr(part, "close", None):
                 await close()
-        if self._access is not None:
-            await self._access.close()
 
     def stream(self, call: ModelCall) -> AnswerStream:
         return self._pipeline(Attempt(call=call))

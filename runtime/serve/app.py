@@ -53,6 +53,7 @@ def build_app(spec: FleetSpec) -> Application:
     scheduler = serve.deployment(
         SchedulerReplica,
         name="scheduler",
+        num_replicas=spec.settings.scheduler_replicas,
         ray_actor_options=LIGHT,
         max_ongoing_requests=2000,
         logging_config=QUIET,

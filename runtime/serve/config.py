@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from sqlalchemy.engine import make_url
@@ -17,7 +18,9 @@ from admiralty.runtime.composition.fleet import load_fleet
 
 IMPORT_PATH = "admiralty.runtime.serve.app:app"
 
-NOT_WRITTEN = frozenset({"openai_api_key", "anthropic_api_key", "host", "port", "dashboard_port", "haproxy"})
+NOT_WRITTEN = frozenset(
+    {"openai_api_key", "anthropic_api_key", "provider_keys", "host", "port", "dashboard_port", "haproxy"}
+)
 """Settings that are secrets, or of the cluster rather than of the fleet."""
 
 _HEADER = """\
@@ -60,6 +63,8 @@ def _arguments(settings: Settings) -> dict[str, Any]:
     given = {name for name in settings.model_fields_set if name not in NOT_WRITTEN}
     if settings.database_url and make_url(settings.database_url).password:
         given.discard("database_url")
+    if settings.redis_url and urlsplit(settings.redis_url).password:
+        given.discard("redis_url")
     plain = settings.model_dump(mode="json", include=given | {"home"}, exclude_none=True)
     for name in ("home", "data"):
         if name in plain:

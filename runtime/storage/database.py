@@ -52,7 +52,8 @@ class Database:
         """
         self.url = database_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._in_memory = self.is_sqlite and self.url.database in (None, "", ":memory:")
+        self.in_memory = self.is_sqlite and self.url.database in (None, "", ":memory:")
+        """Whether it lives in this process only, on one connection."""
         self._engine = _engine(self.url, self.is_sqlite, synchronous)
         self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._closed = False
@@ -81,7 +82,7 @@ class Database:
 
     async def read(self, work: Work[T]) -> T:
         """Run ``work`` on a pooled connection, in a thread."""
-        if self._in_memory:  # one connection only, and the writer has it
+        if self.in_memory:  # one connection only, and the writer has it
             return await self.write(work)
         return await asyncio.to_thread(self._read, work)
 

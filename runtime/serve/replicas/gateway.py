@@ -20,6 +20,7 @@ from admiralty.runtime.composition.fleet import load_fleet, setup_resources
 from admiralty.runtime.ledger.budgets import Budgets
 from admiralty.runtime.ledger.figures import Figures
 from admiralty.runtime.ledger.reports import Reports
+from admiralty.runtime.policy import CedarPolicy, DecisionLog
 from admiralty.runtime.serve.remote import RemoteAgentHost, RemoteMemory, RemoteScheduler
 from admiralty.runtime.serve.replicas import FleetSpec
 from admiralty.runtime.serve.secrets import forget_keys
@@ -65,6 +66,8 @@ class Gateway:
             settings=settings,
             version=importlib.metadata.version("admiralty"),
             process=process_name(),
+            policy=CedarPolicy.of(settings, fleet),
+            decisions=DecisionLog(database),
             readiness=lambda: _ready({"memory": remote_memory.ready, "scheduler": remote_scheduler.ready}),
         )
 

@@ -27,6 +27,7 @@ class SchedulerReplica:
         self._scheduler = build_scheduler(
             spec.settings, fleet, RemoteMemory(memory), self._database, RayMetrics()
         )
+        await self._scheduler.start()
 
     async def ready(self) -> bool:
         """Return that this replica is up."""
@@ -50,3 +51,8 @@ class SchedulerReplica:
     async def settle(self, grant: Grant, status: CallStatus, seconds: float) -> None:
         """Forward to the scheduler."""
         await self._scheduler.settle(grant, status=status, seconds=seconds)
+
+    async def __del__(self) -> None:
+        """Settle what is under way, and let go; Serve awaits this."""
+        await self._scheduler.close()
+        await self._database.close()
