@@ -26,12 +26,6 @@ _RESET = {
         "anthropic-ratelimit-output-tokens-reset",
     ),
 }
-_TELLING = (
-    "x-ratelimit-remaining-requests",
-    "x-ratelimit-remaining-tokens",
-    "anthropic-ratelimit-requests-remaining",
-)
-
 _SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 _UNITS = (86_400, 3_600, 60, 1, 0.001)
 
@@ -63,15 +57,17 @@ def rate_limits(headers: Mapping[str, str], now: float) -> dict[str, float]:
     are full again: ``requests_reset_seconds``, ``tokens_reset_seconds`` (the longest). Understands
     OpenAI's form, which many servers share, and Anthropic's.
     """
-    if not any(name in headers for name in _TELLING):
+    # One pass: a look into aiohttp's headers by name costs a microsecond.
+    found = {name: value for key, value in headers.items() if "ratelimit" in (name := key.lower())}
+    if not found:
         return {}
     told: dict[str, float] = {}
     for key, names in _REMAINING.items():
-        left = [number for name in names if (number := _number(headers.get(name))) is not None]
+        left = [number for name in names if (number := _number(found.get(name))) is not None]
         if left:
             told[key] = min(left)
     for key, names in _RESET.items():
-        resets = [seconds for name in names if (seconds := _reset(headers.get(name), now)) is not None]
+        resets = [seconds for name in names if (seconds := _reset(found.get(name), now)) is not None]
         if resets:
             told[key] = max(resets)
     return told
