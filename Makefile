@@ -1,6 +1,6 @@
 # The two commands: `make demo` and `make test`. Both make what they need, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format clean redis-server
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +13,7 @@ help:  ## Show the commands
 demo: $(VENV)/.demo  ## Install, start the support fleet, hold a conversation, show its cost and trace
 	$(BIN)/admiralty demo
 
-test: $(VENV)/.dev build/src/admiralty  ## Install what tests need and run everything
+test: $(VENV)/.dev build/src/admiralty redis-server  ## Install what tests need and run everything
 	$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(VENV)/.dev build/src/admiralty  ## Check style, types and layers
@@ -35,6 +35,19 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/
 	$(PIP) torch
 	$(PIP) --no-build-isolation -e '.[$*]'
 	@touch $@
+
+# Tests of several schedulers want a real Redis. It keeps nothing, and listens on 127.0.0.1 while they run.
+redis-server:
+	@command -v redis-server >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing redis-server for the tests ..."; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends redis-server; } >/dev/null \
+	  || echo "redis-server cannot be installed: tests that need it are skipped, in CI they fail."; \
+	else \
+	  echo "No redis-server: tests that need it are skipped, in CI they fail."; \
+	  echo "Install it: sudo apt-get install redis-server, or: brew install redis"; \
+	fi
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Admiralty needs Python 3.11 or newer, not " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

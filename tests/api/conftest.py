@@ -32,6 +32,7 @@ from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.local import open_local
 from admiralty.runtime.scheduler import LocalScheduler, default_stages
 from admiralty.runtime.scheduler.access import AccessControl
+from admiralty.runtime.scheduler.dispatch import by_account
 from admiralty.runtime.scheduler.retry import Patience
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.keys import ApiKeys
@@ -154,7 +155,7 @@ class LateScheduler:
         tiers = dict.fromkeys(("none", "small", "mid", "frontier"), "scripted:one")
         stages = default_stages(
             tier_models=tiers,  # type: ignore[arg-type]  # the names of the tiers are right
-            providers=[self._provider],
+            providers=by_account([self._provider]),
             add_record=ModelCallLog(database).add,
             clock=SystemClock(),
             patience=Patience(attempts=1),  # a script says what happens once

@@ -89,6 +89,28 @@ def test_the_default_database_lies_in_the_home_folder(tmp_path: Path) -> None:
         ({"openai_base_url": "http://x/v1"}, "openai_base_url", "", "ADMIRALTY_MODELS__SMALL=openai:NAME"),
         ({"provider_timeout": 0}, "provider_timeout", "0", "greater than 0"),
         ({"sqlite_synchronous": "OFF"}, "sqlite_synchronous", "'OFF'", "NORMAL"),
+        ({"scheduler_replicas": 2}, "scheduler_replicas", "2", "Set redis_url"),
+        ({"redis_url": "http://x"}, "redis_url", "", "redis://host:6379/0"),
+        ({"fallbacks": {"openai:a": ["b"]}}, "fallbacks", "'b'", "write provider:name"),
+        ({"provider_keys": {"openai": []}}, "provider_keys", "'openai'", "add one"),
+        (
+            {"provider_keys": {"openai": [{"name": "a"}, {"name": "a"}]}},
+            "provider_keys",
+            "'a'",
+            "name each differently",
+        ),
+        (
+            {"provider_keys": {"openai": [{"base_url": "http://x/v1"}]}},
+            "provider_keys",
+            "base_url",
+            "ADMIRALTY_MODELS__SMALL=openai:NAME",
+        ),
+        (
+            {"provider_keys": {"openai": [{"requests_per_minute": 0}]}},
+            "provider_keys.openai.0.requests_per_minute",
+            "",
+            "greater than or equal to 1",
+        ),
     ],
 )
 def test_a_wrong_setting_is_refused_with_key_value_and_remedy(
@@ -108,6 +130,12 @@ def test_a_wrong_setting_is_refused_with_key_value_and_remedy(
         {"anthropic_api_key": ["sk-secret"]},
         {"openai_api_key": "sk-secret", "port": 0},
         {"database_url": ["postgresql://me:sk-secret@host/name"]},
+        {"redis_url": "http://me:sk-secret@host"},
+        {"redis_url": ["redis://me:sk-secret@host"]},
+        {"provider_keys": {"openai": [{"api_key": "sk-secret", "limit": 3}]}},
+        {"provider_keys": {"openai": [{"api_key": ["sk-secret"]}]}},
+        {"provider_keys": {"openai": [{"api_key": "sk-secret"}] * 2}},
+        {"provider_keys": {"openai": [{"api_key": "a", "base_url": "http://me:sk-secret@host"}]}},
     ],
 )
 def test_an_error_never_shows_a_secret(values: dict[str, Any]) -> None:
@@ -123,3 +151,19 @@ def test_settings_are_frozen_pickle_and_hide_keys() -> None:
     assert pickle.loads(pickle.dumps(settings)) == settings
     with pytest.raises(ValidationError):
         settings.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.requirement("settings.secrets")
+def test_accounts_come_from_a_variable_that_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADMIRALTY_PROVIDER_KEYS", '{"openai": [{"name": "a", "api_key": "sk-secret"}]}')
+    settings = Settings.load()
+    (account,) = settings.provider_keys["openai"]
+    assert account.api_key is not None
+    assert account.api_key.get_secret_value() == "sk-secret"
+    assert settings.tier_models["small"].startswith("openai:")
+    assert "sk-secret" not in repr(settings)
+    monkeypatch.setenv("ADMIRALTY_PROVIDER_KEYS", '{"openai": [{"api_key": "sk-secret"}')
+    with pytest.raises(ConfigurationError, match=r"provider_keys.*as JSON") as refused:
+        Settings.load()
+    assert "sk-secret" not in str(refused.value)
+    assert refused.value.__cause__ is None
