@@ -9,13 +9,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from admiralty.core.clock import SystemClock
 from admiralty.core.money import Nanos
+from admiralty.runtime.ledger.alerts import record_alerts
+from admiralty.runtime.ledger.budgets import Budgets
+from admiralty.runtime.ledger.ledger import Ledger
 from admiralty.runtime.ledger.values import Charge
 from admiralty.runtime.ledger.verify import GRACE_SECONDS, MAX_PROBLEMS, Problem, Verifier
 from admiralty.runtime.ledger.windows import HELD, rolling_bucket
 from admiralty.runtime.storage import Database
+from admiralty.runtime.storage.tables import alerts
 
 from .conftest import NOON, HandClock, caller, entry, put_budget, put_counter, put_entries, put_hold
+from .money import paid, request
 
 MONTH = Charge("budget_1", "", "2026-11")
 EACH = Charge("budget_2", "user:acme/ann", "total")
@@ -226,3 +232,40 @@ async def test_however_much_is_wrong_the_answer_is_bounded(database: Database) -
         database, [entry(n, 1, charges=[charge], caller=caller()) for n, charge in enumerate(lost)]
     )
     assert len(await look(database)) == MAX_PROBLEMS
+
+
+@pytest.mark.requirement("money.verify", "money.alerts")
+async def test_what_the_ledger_itself_writes_is_right_and_alerts_as_it_spends(database: Database) -> None:
+    """Concurrent calls against budgets of every kind: paid, released, corrected and left to expire."""
+    budgets = Budgets(database)
+    each: dict[str, Any] = {"limit_usd": "0.000001"}
+    made = [
+        await budgets.create(scope="tenant:acme", window="month", **each),
+        await budgets.create(scope="user:acme/*", window="day", timezone="Asia/Kolkata", **each),
+        await budgets.create(scope="team:acme/desk", window="rolling", seconds=3600.0, **each),
+        await budgets.create(scope="tag:*/project=*", window="total", **each),
+    ]
+    ledger = Ledger(database, owner="test", clock=SystemClock(), on_spent=record_alerts)
+    await ledger.start()
+    try:
+        async with asyncio.timeout(30):
+            wanted = [request(fixed=50) for _ in range(16)]
+            holds = await asyncio.gather(*(ledger.reserve(one) for one in wanted))
+            told = [paid(one, 50, estimated=number < 4) for number, one in enumerate(wanted)]
+            await asyncio.gather(
+                *(ledger.settle(one, hold) for one, hold in zip(told[:15], holds[:15], strict=True))
+            )
+            for one in wanted[:4]:  # the truth about what had been estimated
+                await ledger.settle(paid(one, 20), None)
+            await ledger.settle(paid(request(), 70), None)
+    finally:
+        await ledger.close()
+    found = await Verifier(database).verify()
+    assert found.problems == []
+    assert (found.entries, found.holds, found.spent) == (20, 1, 15 * 50 - 4 * 30 + 70)
+    for budget in made:
+        state = await budgets.state(budget.id)
+        assert (state.spent, state.held) == (700, 50)
+    rows = await database.read(lambda connection: connection.execute(sa.select(alerts)).all())
+    assert sorted((row.budget_id, row.threshold) for row in rows) == sorted((b.id, 0.5) for b in made)
+    assert {row.subject for row in rows} == {"", "user:acme/ann", "tag:acme/project=x"}
