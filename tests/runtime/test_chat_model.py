@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -13,7 +14,7 @@ from langchain_core.tools import tool as langchain_tool
 from pydantic import BaseModel
 
 from admiralty.core.errors import OutputInvalid, RateLimited
-from admiralty.core.values import Caller, Identity, ModelCall, ModelReply
+from admiralty.core.values import Caller, Identity, ModelCall, ModelReply, Usage
 from admiralty.runtime.agents.chat_model import ScheduledChatModel
 from admiralty.runtime.testing import ScriptedScheduler, calls
 
@@ -81,6 +82,32 @@ async def test_answers_carry_usage_and_model_and_are_told_to_whoever_listens() -
         assert message.response_metadata["model_name"] == "scripted:model"
         assert message.response_metadata["finish_reason"] == "stop"
     assert len(replies) == 2
+
+
+@pytest.mark.requirement("chat_model.usage")
+async def test_usage_tells_cached_reasoning_and_audio_tokens_apart() -> None:
+    usage = Usage(
+        input_tokens=10,
+        output_tokens=9,
+        cached_tokens=1,
+        cache_write_tokens=2,
+        audio_input_tokens=3,
+        reasoning_tokens=4,
+        audio_output_tokens=5,
+    )
+
+    class Told(ScriptedScheduler):
+        async def complete(self, call: ModelCall) -> ModelReply:
+            return replace(await super().complete(call), usage=usage)
+
+    message = await model(Told(["Hello."])).ainvoke("hi")
+    assert message.usage_metadata == {
+        "input_tokens": 10,
+        "output_tokens": 9,
+        "total_tokens": 19,
+        "input_token_details": {"cache_read": 1, "cache_creation": 2, "audio": 3},
+        "output_token_details": {"reasoning": 4, "audio": 5},
+    }
 
 
 @pytest.mark.requirement("chat_model.tools")
