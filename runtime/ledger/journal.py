@@ -21,7 +21,7 @@ from admiralty.runtime.ledger.rows import charges_json, entry_row, read_charges,
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 1_000_000
-"""A file larger than that is emptied as soon as nothing in it is open."""
+"""A file larger than that is written anew, with what is open only."""
 
 
 class Journal:
@@ -33,30 +33,23 @@ class Journal:
         self._path = folder / f"{owner}.jsonl"
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._open: set[str] = set()
+        self._open: dict[str, bytes] = {}
         self._bytes = 0
 
-    def add(self, settlement: Settlement) -> None:
-        """Note a settlement. Survives the end of this process, not of the machine."""
-        hold = settlement.hold
-        line = {
-            "entry": entry_row(settlement.entry),
-            "hold": hold and {"id": hold.id, "amount": hold.amount, "charges": charges_json(hold.charges)},
-        }
-        self._open.add(settlement.entry.id)
-        self._write(line)
-
-    def done(self, ids: Iterable[str]) -> None:
-        """Note that settlements are committed."""
-        ids = list(ids)
-        self._open.difference_update(ids)
-        if self._open:
-            self._write({"done": ids})
-        elif self._bytes > MAX_BYTES:
+    def add(self, settlements: Iterable[Settlement]) -> None:
+        """Note settlements, in one write. Survives the end of this process, not of the machine."""
+        lines = {settlement.entry.id: _line(settlement) for settlement in settlements}
+        self._open |= lines
+        if self._bytes > MAX_BYTES:
             os.ftruncate(self._file, 0)
             self._bytes = 0
-        else:
-            self._write({"done": ids})
+            lines = self._open
+        self._write(b"".join(lines.values()))
+
+    def done(self, ids: Iterable[str]) -> None:
+        """Take note that settlements are committed. Not written: what is settled twice counts once."""
+        for entry_id in ids:
+            self._open.pop(entry_id, None)
 
     def close(self) -> None:
         """Let go of the file; it goes away if nothing is open."""
@@ -85,12 +78,20 @@ class Journal:
             finally:
                 os.close(file)
 
-    def _write(self, line: dict[str, Any]) -> None:
-        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+    def _write(self, data: bytes) -> None:
         try:
             self._bytes += os.write(self._file, data)
         except OSError as error:  # a full disk: the commit follows all the same
             logger.warning("the journal %s cannot be written: %s", self._path, error)
+
+
+def _line(settlement: Settlement) -> bytes:
+    hold = settlement.hold
+    told = {
+        "entry": entry_row(settlement.entry),
+        "hold": hold and {"id": hold.id, "amount": hold.amount, "charges": charges_json(hold.charges)},
+    }
+    return json.dumps(told, separators=(",", ":")).encode() + b"\n"
 
 
 def _read(path: Path) -> Iterator[Settlement]:
@@ -101,10 +102,7 @@ def _read(path: Path) -> Iterator[Settlement]:
                 told = json.loads(line)
             except ValueError:  # a write that was broken off; the next line stands for itself
                 continue
-            if "entry" in told:
-                found[told["entry"]["id"]] = told
-            for done in told.get("done", ()):
-                found.pop(done, None)
+            found[told["entry"]["id"]] = told
     for told in found.values():
         hold = told["hold"]
         yield Settlement(

@@ -234,8 +234,6 @@ class Ledger:
     # -- batches ----------------------------------------------------------------------------------
 
     def _settle(self, settlement: Settlement) -> _Settling:
-        if self._journal is not None and not settlement.expired:
-            self._journal.add(settlement)
         settling = _Settling(settlement=settlement, future=asyncio.get_running_loop().create_future())
         self._queues.settling.append(settling)
         self._kick()
@@ -273,6 +271,8 @@ class Ledger:
             self._retry = False
             for waiting in queues.waiting.values():
                 reserving += heapq.nsmallest(MAX_RETRIED, waiting.values(), key=lambda p: p.reservation.order)
+        if self._journal is not None and settling:
+            self._journal.add(item.settlement for item in settling if not item.settlement.expired)
         releases, queues.releases = queues.releases, []
         withdrawn, queues.withdrawn = queues.withdrawn, []
         if not (settling or reserving or releases or withdrawn):

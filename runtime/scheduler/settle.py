@@ -32,6 +32,9 @@ at once and charged by an upper bound of what has come."""
 USAGE_REPORTED = "usage_reported"
 """Key of a reply's metadata: False where the provider did not tell what it used."""
 
+FOR_US = (USAGE_REPORTED, "rate_limits")
+"""What providers' metadata say to the scheduler, and to nobody else."""
+
 Item = TokenDelta | ModelReply | BaseException
 
 
@@ -116,7 +119,10 @@ class Settle:
         attempt.progress.settled = entry.cost
         attempt.progress.timings["settle"] = self._clock.monotonic() - begun
         self._estimator.learn(written)
-        return replace(item, cost=entry.cost) if isinstance(item, ModelReply) else item
+        if not isinstance(item, ModelReply):
+            return item
+        told = {name: value for name, value in item.metadata.items() if name not in FOR_US}
+        return replace(item, cost=entry.cost, metadata=told)
 
     def _entry(self, attempt: Attempt, item: Item, seconds: float) -> Entry:
         """Return what the ledger is told: by real usage where it is known, else by an upper bound."""

@@ -294,7 +294,7 @@ async def test_what_a_killed_process_knew_is_settled_from_its_journal(house: Hou
     hold = await dead.reserve(request(fixed=600))
     journal = Journal(house.folder, "killed")
     held = HeldMoney(id=hold.id, amount=hold.amount, charges=hold.charges)
-    journal.add(Settlement(entry=paid(hold.request, 150), hold=held))
+    journal.add([Settlement(entry=paid(hold.request, 150), hold=held)])
     await alive.sweep()
     assert await house.spent("b") == (0, 600)  # its process lives: the file is locked
     os.close(journal._file)  # as the kernel does for a process that is killed
