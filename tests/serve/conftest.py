@@ -211,6 +211,7 @@ def pilots(
         "ADMIRALTY_OPENAI_BASE_URL": model_server,
         "ADMIRALTY_MODELS__SMALL": "openai:mock",
         "OPENAI_API_KEY": KEY,
+        "ADMIRALTY_PRICES": '{"openai:mock": {"input": "1", "output": "2"}}',
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
     }
