@@ -102,6 +102,7 @@ class Lane:
             self._news.set()
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._serve())
+            self._pump.add_done_callback(self._served)
         seconds = None if deadline is None else deadline - self._clock.now()
         try:
             async with asyncio.timeout(seconds):
@@ -141,3 +142,10 @@ class Lane:
                     await self._news.wait()
             except TimeoutError:
                 pass
+
+    def _served(self, pump: asyncio.Task[None]) -> None:
+        """See that nobody waits for a task that has failed."""
+        if not pump.cancelled() and (error := pump.exception()):
+            for future in self._futures.values():
+                if not future.done():
+                    future.set_exception(error)

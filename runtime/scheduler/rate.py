@@ -31,6 +31,9 @@ REST_SECONDS = 1.0
 Headers tell when everything is back; by then a provider has taken calls again for long.
 """
 
+LEARNING = 0.1
+"""Weight of the latest call in what calls are seen to use of the tokens that they are expected to."""
+
 _FREE = Limits()
 
 
@@ -59,6 +62,7 @@ class Rate:
         self._clock = clock
         self._busy: dict[str, int] = {}
         self._resting: dict[str, float] = {}  # until when, of accounts whose provider said wait
+        self._used: dict[str, float] = {}  # share of their expected tokens that a provider's calls use
         self._late: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -102,6 +106,8 @@ class Rate:
             await self._learn(model.provider, account, outcome)
             if account in self._limits:
                 requests, rest = unused(tokens, sent=attempt.progress.sent, outcome=outcome)
+                if isinstance(outcome, ModelReply) and tokens > 0:
+                    self._see(model.provider, 1 - rest / tokens)
                 if requests or rest:
                     self._later(self._correct(model.provider, permit, requests, rest))
 
@@ -119,7 +125,7 @@ class Rate:
             tenant=call.caller.identity.tenant,
             keys=accounts,
             tokens=tokens,
-            cost=self._seconds(accounts, tokens),
+            cost=self._seconds(accounts, round(tokens * self._used.get(model.provider, 1.0))),
             priority=call.priority,
         )
         deadlines = [at for at in (call.deadline, attempt.deadline) if at is not None]
@@ -134,6 +140,10 @@ class Rate:
                 return 0.0
             rate += 1 / seconds
         return 1 / rate
+
+    def _see(self, provider: str, share: float) -> None:
+        known = self._used.get(provider, 1.0)
+        self._used[provider] = known + LEARNING * (min(1.0, share) - known)
 
     def _leave(self, account: str) -> None:
         self._busy[account] -= 1

@@ -210,6 +210,25 @@ def test_closing_ends_the_waiting(virtual: VirtualTime) -> None:
     virtual.run(scenario())
 
 
+@pytest.mark.requirement("rates.leave")
+def test_nobody_waits_for_a_limiter_that_broke(virtual: VirtualTime) -> None:
+    class Broken(LocalLimiter):
+        async def take(self, keys: Sequence[str], tokens: int) -> Permit:
+            if virtual.passed > 5:
+                raise RuntimeError("broken")
+            return await super().take(keys, tokens)
+
+    async def scenario() -> None:
+        lane = Lane("p", Broken({KEY: Limits(requests_per_minute=6)}, virtual), virtual, Bounds())
+        for _ in range(6):
+            await lane.enter(ticket(), None)
+        with pytest.raises(RuntimeError, match="broken"):
+            await lane.enter(ticket(), None)
+        assert lane.waiting == 0
+
+    virtual.run(scenario())
+
+
 def test_shares_of_limits_are_what_they_say() -> None:
     whole: Mapping[str, float] = {"requests_per_minute": 90, "tokens_per_minute": 3000}
     assert Limits(**whole).share(1 / 3) == Limits(requests_per_minute=30, tokens_per_minute=1000)
