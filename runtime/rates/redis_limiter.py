@@ -29,6 +29,9 @@ from admiralty.runtime.rates.local import LocalLimiter
 
 logger = logging.getLogger(__name__)
 
+MAX_CONNECTIONS = 16
+"""To Redis, from a replica: it does one thing at a time anyway."""
+
 _FREE = Limits()
 
 
@@ -83,6 +86,7 @@ class RedisLimiter:
         self._lost = False
         self._alone = self._on_my_own()
         self._heart: asyncio.Task[None] | None = None
+        self._gate = asyncio.Semaphore(MAX_CONNECTIONS)
         self._asking: set[asyncio.Future[Any]] = set()
 
     @property
@@ -153,6 +157,12 @@ class RedisLimiter:
 
     async def _ask(self, what: str, *keys: str, arguments: Sequence[float] = ()) -> tuple[int, float] | None:
         """Run the script; return the account's number and the wait, or None if Redis does not answer."""
+        async with self._gate:
+            if self._lost and what != "beat":  # while this one waited for its place
+                return None
+            return await self._run(what, *keys, arguments=arguments)
+
+    async def _run(self, what: str, *keys: str, arguments: Sequence[float]) -> tuple[int, float] | None:
         names = ["clock", "replicas", *(f"bucket:{key}" for key in keys)]
         known: list[Any] = [what, self._name, repr(self._told), self._replicas, self._timing.lease]
         # In a task of its own: the client swallows some cancellations (as wait_for of Python 3.11 does), and

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from admiralty.core.clock import SystemClock
+from admiralty.core.values import Permit
 from admiralty.runtime.rates import Limits
 
 from ..conftest import RedisServer, require
@@ -173,6 +174,20 @@ async def test_a_call_that_meets_a_hanging_redis_is_answered_in_a_fraction_of_a_
     asked = time.monotonic()
     await asyncio.gather(*(limiter.take([KEY], 1) for _ in range(100)))
     assert time.monotonic() - asked < 0.1  # nobody else waits for it
+
+
+@pytest.mark.requirement("rates.redis_loss")
+async def test_many_at_once_are_no_reason_to_take_redis_for_lost(
+    make: Make, redis_server: RedisServer
+) -> None:
+    limiter = make()
+    await limiter.start()
+    permit = Permit(key=KEY)
+    for _ in range(3):
+        await asyncio.gather(*(limiter.take([KEY], 1) for _ in range(400)))
+        await asyncio.gather(*(limiter.give_back(permit, tokens=-1) for _ in range(400)))
+    assert not limiter.lost
+    assert len(limiter._redis.connection_pool._available_connections) <= 16
 
 
 @pytest.mark.requirement("rates.namespace")
