@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from admiralty.agents import Agent, Fleet
-from admiralty.core.errors import Denied
 from admiralty.tools import tool
 
 from .conftest import CHAT, SHORT, Api, OpenApi, read_events
@@ -27,12 +27,16 @@ def order_status(order_id: str) -> dict[str, str]:
     return {"order_id": order_id, "status": "shipped"}
 
 
-@pytest.fixture
-async def api(open_api: OpenApi) -> AsyncIterator[Api]:
+def desk() -> Fleet:
     """The desk, whose clerk's tool has a price."""
     front = Agent("front", prompt="Greet.", description="The front desk", handoffs=["clerk"])
     clerk = Agent("clerk", prompt="Look up.", description="Knows", tier="mid", tools=[order_status])
-    async with open_api(fleet=Fleet("desk", agents=[front, clerk], entry="front")) as api:
+    return Fleet("desk", agents=[front, clerk], entry="front")
+
+
+@pytest.fixture
+async def api(open_api: OpenApi) -> AsyncIterator[Api]:
+    async with open_api(fleet=desk()) as api:
         yield api
 
 
@@ -73,7 +77,7 @@ async def test_a_turns_cost_is_in_result_header_events_and_conversation_by_model
     assert seen["usage"]["cost_usd"] == "0.0040075"
     assert (seen["usage"]["model_calls"], seen["usage"]["tool_calls"]) == (6, 2)
     lines = {(line["agent"], line["tier"], line["model"], line["tool"]): line for line in seen["usage_by"]}
-    assert lines["clerk", "small", "scripted:one", None]["model_calls"] == 4
+    assert lines["clerk", "mid", "scripted:one", None]["model_calls"] == 4
     paid = lines["clerk", "", "", "order_status"]
     assert (paid["cost_usd"], paid["tool_calls"], paid["model_calls"]) == ("0.004", 2, 0)
 
@@ -138,17 +142,27 @@ async def test_metrics_count_tools_refusals_and_budgets(api: Api) -> None:
 
 
 @pytest.mark.requirement("access.denied")
-async def test_a_denied_tool_shows_its_reason_in_the_conversation(api: Api, monkeypatch: Any) -> None:
-    async def deny(*_: Any) -> None:
-        raise Denied("The policy does not permit it.", reasons=["night (night.cedar:3)"])
-
-    monkeypatch.setattr("admiralty.runtime.testing.OpenGate.check", deny)
-    path = await begin(api)
-    async with api.client() as client:
-        await client.post(f"{path}/messages", json={"content": "my order?"})
+async def test_a_denied_tool_shows_its_reason_in_the_conversation(open_api: OpenApi, tmp_path: Path) -> None:
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    (policies / "carrier.cedar").write_text(
+        '@id("no-carrier")\n'
+        '@message("The carrier is not asked at night.")\n'
+        'forbid (principal, action == Action::"tool:call", resource == Tool::"order_status");\n'
+    )
+    async with open_api(fleet=desk(), policies=policies) as api, api.client() as client:
+        path = await begin(api)
+        answer = await client.post(
+            f"{path}/messages", json={"content": "broke order"}, headers={"accept": "application/json"}
+        )
         seen = (await client.get(path)).json()
         value = await scraped(client)
+    assert answer.status_code == 402, "the turn went on: the clerk was told, and asked again"
     [call] = [made for made in seen["tools"] if made["name"] == "order_status"]
     assert (call["status"], call["error"]["code"]) == ("denied", "denied")
-    assert call["error"]["reasons"] == ["night (night.cedar:3)"]
+    [reason] = call["error"]["reasons"]
+    assert "no-carrier" in reason
+    assert call["result"].startswith("Error: ")
+    assert "The carrier is not asked at night." in call["result"]
     assert value("admiralty_refused_calls_total", agent="clerk", kind="tool", reason="denied") == 1
+    assert value("admiralty_paid_tool_calls_total") == 0
