@@ -186,14 +186,19 @@ class Ledger:
             limit = max(0.0, min(limit, request.deadline - self._clock.now()))
         self._queues.new.append(pending)
         self._kick()
+        taken = False
         try:
             async with asyncio.timeout(limit):
-                return await pending.future
+                hold = await pending.future
+            taken = True
+            return hold
         except TimeoutError:
             if pending.wait is None:
                 raise Retryable("The ledger did not answer before the call's deadline.") from None
             raise refusal(pending.wait, now=self.now(), waited=self.now() - now) from None
         finally:
+            if not taken:
+                self._give_back(pending)
             self._forget(pending)
 
     async def settle(self, entry: Entry, hold: Hold | None) -> Entry:
@@ -410,6 +415,13 @@ class Ledger:
         if not waiting:
             del self._queues.waiting[pending.key]
         pending.key = None
+
+    def _give_back(self, pending: _Pending) -> None:
+        """End the hold of a caller who went in the moment between its grant and the news of it."""
+        future = pending.future
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self._release(future.result().id)
+            self._kick()
 
     def _forget(self, pending: _Pending) -> None:
         """Leave no trace of a call that waits no longer."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 from admiralty.core.errors import ConfigurationError
@@ -136,9 +136,7 @@ class Hold:
             if users > 1:
                 self._learning[key] = (users - 1, task)
             else:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+                task.cancel()  # not waited for: whoever is cancelled meanwhile would not learn of it
 
     async def _reload(self, key: Key) -> None:
         while True:

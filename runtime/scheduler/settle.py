@@ -87,7 +87,8 @@ class Settle:
         self._left.add(task)
         task.add_done_callback(self._left.discard)
         if not attempt.progress.sent or self._on_disconnect == "estimate":
-            task.cancel()
+            # Not at once: a task that is cancelled before its first step would never pay.
+            asyncio.get_running_loop().call_soon(task.cancel)
         else:
             late = asyncio.get_running_loop().call_later(self._drain_seconds, task.cancel)
             task.add_done_callback(lambda _: late.cancel())
@@ -122,7 +123,8 @@ class Settle:
         if not isinstance(item, ModelReply):
             return item
         told = {name: value for name, value in item.metadata.items() if name not in FOR_US}
-        return replace(item, cost=entry.cost, metadata=told)
+        tier = attempt.model.tier if attempt.model else item.tier  # the call's may have been lowered
+        return replace(item, cost=entry.cost, tier=tier, metadata=told)
 
     def _entry(self, attempt: Attempt, item: Item, seconds: float) -> Entry:
         """Return what the ledger is told: by real usage where it is known, else by an upper bound."""
