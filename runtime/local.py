@@ -24,6 +24,7 @@ from admiralty.runtime.composition.fleet import data_folder, setup_resources
 from admiralty.runtime.composition.memory import build_memory
 from admiralty.runtime.composition.scheduler import build_scheduler
 from admiralty.runtime.conversations import Conversations
+from admiralty.runtime.scheduler.dispatch import Providers
 from admiralty.runtime.storage import Database
 
 
@@ -91,11 +92,13 @@ async def open_local(
     settings: Settings | None = None,
     identity: Identity | None = None,
     scheduler: Scheduler | None = None,
+    providers: Providers | None = None,
 ) -> AsyncIterator[LocalFleet]:
     """Run ``fleet`` in this process.
 
     Everything is kept in ``home``; without one, in memory and a temporary folder that goes away.
-    ``scheduler`` stands in for the real one, for tests of what lies above it.
+    ``scheduler`` stands in for the real one, for tests of what lies above it; ``providers`` for those that
+    the settings name.
     """
     async with AsyncExitStack() as stack:
         if settings is None:
@@ -110,7 +113,7 @@ async def open_local(
         memory = await build_memory(settings, fleet)
         asked = scheduler
         if asked is None:
-            asked = own = build_scheduler(settings, fleet, memory, database)
+            asked = own = build_scheduler(settings, fleet, memory, database, providers=providers)
             stack.push_async_callback(own.close)
             await own.start()
         resources = setup_resources(settings, fleet)

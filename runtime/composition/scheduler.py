@@ -65,16 +65,23 @@ def _provider_options(settings: Settings, name: str, account: ProviderKey) -> di
 
 
 def build_scheduler(
-    settings: Settings, fleet: Fleet, memory: Memory, database: Database, metrics: Metrics | None = None
+    settings: Settings,
+    fleet: Fleet,
+    memory: Memory,
+    database: Database,
+    metrics: Metrics | None = None,
+    providers: Providers | None = None,
 ) -> LocalScheduler:
     """Build the pipeline that every model call passes. It must be started, and closed.
 
-    ``metrics`` take measurements of it. Raises ConfigurationError for a policy that does not hold together.
+    ``metrics`` take measurements of it; ``providers`` stand in for those that the settings name. Raises
+    ConfigurationError for a policy that does not hold together.
     """
     clock = SystemClock()
     money = build_money(settings, database, clock)
     gate, decisions = build_gate(settings, fleet, database, clock)
-    providers = build_providers(settings, fleet, memory)
+    if providers is None:
+        providers = build_providers(settings, fleet, memory)
     breakers = build_breakers(settings, clock)
     stages = default_stages(
         record=Record(metrics, clock),

@@ -19,25 +19,18 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from admiralty.agents import Agent, Fleet
 from admiralty.core.clock import SystemClock
 from admiralty.core.errors import BudgetExceeded, ProviderUnavailable, RateLimited
-from admiralty.core.money import Nanos
+from admiralty.core.money import Nanos, to_dollars
 from admiralty.core.ports import AnswerStream
 from admiralty.core.settings import Settings
-from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, TokenDelta, Usage
+from admiralty.core.values import TIERS, ModelCall, ModelReply, TokenDelta, Usage
 from admiralty.runtime.api import ApiParts, create_app
 from admiralty.runtime.conversations import Conversations
 from admiralty.runtime.ledger.budgets import Budgets
 from admiralty.runtime.ledger.figures import Figures
-from admiralty.runtime.ledger.ledger import Ledger
 from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.local import open_local
-from admiralty.runtime.scheduler import LocalScheduler, default_stages
-from admiralty.runtime.scheduler.access import AccessControl
 from admiralty.runtime.scheduler.dispatch import by_account
-from admiralty.runtime.scheduler.retry import Patience
-from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.keys import ApiKeys
-from admiralty.runtime.storage.usage import ModelCallLog
-from admiralty.runtime.testing import OpenGate
 from admiralty.tools import tool
 
 CHAT = "/v1/chat/completions"
@@ -130,9 +123,9 @@ class ScriptedProvider:
         return ModelReply(
             message=message,
             model=f"scripted:{model}",
-            tier="small",
+            tier="small",  # the scheduler knows better
             usage=Usage(input_tokens=10, output_tokens=3),
-            cost=COST,
+            cost=None,
             seconds=0.01,
             metadata={"method": "scripted"},
         )
@@ -142,43 +135,6 @@ def _call_of(name: str, arguments: dict[str, Any]) -> AIMessage:
     return AIMessage(
         "", tool_calls=[{"name": name, "args": arguments, "id": f"call-{name}", "type": "tool_call"}]
     )
-
-
-class LateScheduler:
-    """The real scheduler, over a database that is opened after it was passed on."""
-
-    def __init__(self, provider: ScriptedProvider) -> None:
-        self._provider = provider
-        self._inner: LocalScheduler | None = None
-
-    def bind(self, database: Database) -> None:
-        tiers = dict.fromkeys(("none", "small", "mid", "frontier"), "scripted:one")
-        stages = default_stages(
-            tier_models=tiers,  # type: ignore[arg-type]  # the names of the tiers are right
-            providers=by_account([self._provider]),
-            add_record=ModelCallLog(database).add,
-            clock=SystemClock(),
-            patience=Patience(attempts=1),  # a script says what happens once
-        )
-        ledger = Ledger(database, owner="test", clock=SystemClock())
-        access = AccessControl(gate=OpenGate(), ledger=ledger, clock=SystemClock())
-        self._inner = LocalScheduler(stages, access)
-
-    def stream(self, call: ModelCall) -> AnswerStream:
-        assert self._inner is not None
-        return self._inner.stream(call)
-
-    async def complete(self, call: ModelCall) -> ModelReply:
-        assert self._inner is not None
-        return await self._inner.complete(call)
-
-    async def authorize(self, access: Access) -> Grant:
-        assert self._inner is not None
-        return await self._inner.authorize(access)
-
-    async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
-        assert self._inner is not None
-        await self._inner.settle(grant, status=status, seconds=seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +161,15 @@ async def opened_app(
 ) -> AsyncIterator[tuple[FastAPI, Api]]:
     """Open an app over ``home``, without a server, with a new key."""
     scripted = provider or ScriptedProvider()
-    scheduler = LateScheduler(scripted)
-    given = Settings.load(home=home, embedder="hashing", **settings)
-    async with open_local(fleet or small_fleet(), settings=given, scheduler=scheduler) as local:
-        scheduler.bind(local.database)
+    given = Settings.load(
+        home=home,
+        embedder="hashing",
+        models=dict.fromkeys(TIERS, "scripted:one"),
+        prices={"scripted:*": {"input": "0", "output": "0", "request": str(to_dollars(COST))}},
+        max_attempts=1,  # a script says what happens once
+        **{"on_disconnect": "estimate"} | settings,
+    )
+    async with open_local(fleet or small_fleet(), settings=given, providers=by_account([scripted])) as local:
         keys = ApiKeys(local.database)
         secret, _ = await keys.create(tenant="first")
         parts = ApiParts(

@@ -152,10 +152,10 @@ async def test_errors_are_raised_as_the_clients_own_classes(api: Api) -> None:
             await create(model="desk", messages=HELLO, extra_headers={"X-Conversation-Id": "conv_none"})
         with pytest.raises(openai.BadRequestError) as many:
             await create(model="desk", messages=HELLO, n=2)
-        with pytest.raises(openai.RateLimitError) as slow:
-            await create(model="desk", messages=[{"role": "user", "content": "fail"}])
         with pytest.raises(openai.RateLimitError):
             await create(model="desk", messages=[{"role": "user", "content": "fail"}], stream=True)
+        with pytest.raises(openai.RateLimitError) as slow:
+            await create(model="desk", messages=[{"role": "user", "content": "fail"}])
     assert wrong_key.value.code == "invalid_api_key"
     assert wrong_key.value.response.headers["www-authenticate"].startswith("Bearer")
     assert (wrong_model.value.code, wrong_model.value.param) == ("model_not_found", "model")

@@ -40,7 +40,13 @@ def test_every_error_is_a_problem_document_with_its_own_code(kind: type[Admiralt
     assert document["conversation_id"] == "conv_1"
     assert 400 <= document["status"] <= 599
     assert (document["status"] < 500) == issubclass(
-        kind, InvalidRequest | errors.Unauthenticated | errors.Denied | errors.LimitExceeded | RateLimited
+        kind,
+        InvalidRequest
+        | errors.Unauthenticated
+        | errors.Denied
+        | errors.BudgetExceeded
+        | errors.LimitExceeded
+        | RateLimited,
     )
 
 

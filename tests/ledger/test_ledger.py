@@ -312,9 +312,11 @@ async def test_a_hold_that_came_too_late_for_its_caller_is_given_back(house: Hou
     for task in tasks:
         task.cancel()
     await outcomes(*tasks)
+    for _ in range(2):  # batches come one after the other: what was under way has ended by then
+        await call(ledger, request(fixed=10), cost=0)
     await until(lambda: house.count(holds, 0))
     assert await house.spent("b") == (0, 0)
-    assert await house.rows(entries) == []
+    assert len(await house.rows(entries)) == 2
 
 
 @pytest.mark.requirement("money.closed")
