@@ -15,7 +15,6 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from langchain_core.messages.tool import ToolCall
 
-from admiralty.core.clock import SystemClock
 from admiralty.core.errors import AdmiraltyError, ProviderUnavailable
 from admiralty.core.ids import new_id
 from admiralty.core.money import Nanos
@@ -30,8 +29,6 @@ from admiralty.core.values import (
     TokenDelta,
     Usage,
 )
-from admiralty.runtime.ledger.values import Entry, Hold, HoldRequest
-from admiralty.runtime.scheduler.access import AccessControl
 
 Answer = str | Mapping[str, Any] | AIMessage | Exception
 """Text, a structured output, a message with tool calls (see :func:`calls`), or an error to raise."""
@@ -130,29 +127,3 @@ class OpenGate:
     async def check(self, access: Access) -> Decision:  # noqa: ARG002 - the port's signature
         """Permit it."""
         return Decision(allowed=True, reasons=("all",), bundle="open")
-
-
-class EndlessMoney:
-    """A ledger without budgets, in memory."""
-
-    def __init__(self) -> None:
-        self.holds: dict[str, Hold] = {}
-        self.entries: dict[str, Entry] = {}
-
-    async def reserve(self, request: HoldRequest) -> Hold:
-        """Set any amount aside."""
-        amount = request.quote.amount(request.wanted)
-        hold = Hold(id=request.id, amount=amount, output_tokens=request.wanted, charges=(), request=request)
-        self.holds[hold.id] = hold
-        return hold
-
-    async def settle(self, entry: Entry, hold: Hold | None) -> Entry:
-        """Keep the first entry of each id."""
-        if hold is not None:
-            self.holds.pop(hold.id, None)
-        return self.entries.setdefault(entry.id, entry)
-
-
-def open_access() -> AccessControl:
-    """Return an access control that permits everything and has no budgets."""
-    return AccessControl(gate=OpenGate(), ledger=EndlessMoney(), clock=SystemClock())
