@@ -91,6 +91,10 @@ class MockProvider:
             bills: dict[str, dict[str, int]] = json.load(response)
         return bills
 
+    def reset(self) -> None:
+        """Zero the counters and bills."""
+        urllib.request.urlopen(f"http://127.0.0.1:{self.port}/reset", data=b"", timeout=10).close()
+
     def control(self, **settings: float) -> None:
         """Change the provider's settings."""
         body = json.dumps(settings).encode()
