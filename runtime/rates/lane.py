@@ -39,6 +39,9 @@ class Lane:
         self._pump: asyncio.Task[None] | None = None
         self._asking = 0
         self._free_at = 0.0
+        self._unsure: dict[
+            Ticket, float | None
+        ] = {}  # deadlines of those who came when room was not ruled out
 
     @property
     def waiting(self) -> int:
@@ -56,7 +59,10 @@ class Lane:
             if permit.key:
                 return permit
             self._free_at = self._clock.monotonic() + permit.wait
-        self._refuse_the_hopeless(ticket, deadline)
+        if self._free_at > self._clock.monotonic():
+            self._refuse_the_hopeless(ticket, deadline)
+        else:
+            self._unsure[ticket] = deadline
         return await self._wait(ticket, deadline)
 
     def look_again(self) -> None:
@@ -108,7 +114,9 @@ class Lane:
             async with asyncio.timeout(seconds):
                 return await future
         except BaseException as error:
-            if future.done() and not future.cancelled():  # its turn came as it went
+            if (
+                future.done() and not future.cancelled() and not future.exception()
+            ):  # its turn came, and it goes
                 await self._limiter.give_back(future.result(), requests=1, tokens=ticket.tokens)
                 self._news.set()
             if isinstance(error, TimeoutError):
@@ -119,6 +127,7 @@ class Lane:
             raise
         finally:
             self._futures.pop(ticket, None)
+            self._unsure.pop(ticket, None)
             if self._queue.remove(ticket):
                 self._news.set()
 
@@ -137,11 +146,27 @@ class Lane:
                     future.set_result(permit)
                 continue
             self._free_at = self._clock.monotonic() + permit.wait
+            self._sift()
+            if not self._queue:
+                return
             try:
                 async with asyncio.timeout(permit.wait):
                     await self._news.wait()
             except TimeoutError:
                 pass
+
+    def _sift(self) -> None:
+        """Now that there is no room, treat those who came before it was known as if they came now."""
+        unsure = {ticket: due for ticket, due in self._unsure.items() if self._queue.remove(ticket)}
+        self._unsure.clear()
+        for ticket, deadline in unsure.items():
+            try:
+                self._refuse_the_hopeless(ticket, deadline)
+            except RateLimited as error:
+                if not self._futures[ticket].done():
+                    self._futures[ticket].set_exception(error)
+            else:
+                self._queue.push(ticket)
 
     def _served(self, pump: asyncio.Task[None]) -> None:
         """See that nobody waits for a task that has failed."""

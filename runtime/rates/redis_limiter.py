@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 MAX_CONNECTIONS = 16
 """To Redis, from a replica: it does one thing at a time anyway."""
 
+SLICES = 10
+"""In which an answer is waited for."""
+
 _FREE = Limits()
 
 
@@ -73,8 +76,8 @@ class RedisLimiter:
         self._name = new_id("replica")
         self._redis: Redis = Redis.from_url(
             url,
-            socket_timeout=self._timing.answer,
-            socket_connect_timeout=self._timing.answer,
+            socket_timeout=10 * self._timing.answer,  # ours come before: see _answered
+            socket_connect_timeout=10 * self._timing.answer,
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
         )
@@ -172,10 +175,8 @@ class RedisLimiter:
         )
         self._asking.add(task)
         task.add_done_callback(self._asked)
-        # The client's own timeouts are for each read or write; this one is for all of it.
-        await asyncio.wait({task}, timeout=2 * self._timing.answer)
         try:
-            if not task.done():
+            if not await self._answered(task):
                 task.cancel()
                 raise TimeoutError("no answer in time")
             answer: Any = task.result()
@@ -187,6 +188,14 @@ class RedisLimiter:
         if self._lost:  # what we ask now may be counted there, whether we see the answer or not
             self._be_alone()
         return index, wait if wait != inf else self._timing.lease
+
+    async def _answered(self, task: asyncio.Future[Any]) -> bool:
+        """Wait for an answer. What this process slept through by itself is not held against Redis."""
+        for _ in range(SLICES):  # a pause of the event loop, however long, takes no more than one of them
+            await asyncio.wait({task}, timeout=self._timing.answer / SLICES)
+            if task.done():
+                break
+        return task.done()
 
     def _asked(self, task: asyncio.Future[Any]) -> None:
         self._asking.discard(task)

@@ -210,6 +210,30 @@ def test_closing_ends_the_waiting(virtual: VirtualTime) -> None:
     virtual.run(scenario())
 
 
+@pytest.mark.requirement("rates.bounds")
+def test_who_comes_while_the_limiter_is_asked_is_refused_only_if_there_is_no_room(
+    virtual: VirtualTime,
+) -> None:
+    class Distant(LocalLimiter):
+        async def take(self, keys: Sequence[str], tokens: int) -> Permit:
+            await asyncio.sleep(0.001)
+            return await super().take(keys, tokens)
+
+    async def scenario() -> None:
+        limiter = Distant({KEY: Limits(requests_per_minute=60)}, virtual)
+        lane = Lane("p", limiter, virtual, Bounds(seconds=10))
+        calls = (lane.enter(ticket("ab"[n % 2]), None) for n in range(100))
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [result for result in results if isinstance(result, RateLimited)]
+        assert 29 <= len(refused) <= 30  # 60 at once, 10 in the ten seconds that are allowed
+        assert sum(isinstance(result, Permit) for result in results) == 100 - len(refused)
+        assert virtual.passed == pytest.approx(11, abs=1)
+        assert not lane._unsure
+        assert not lane._futures
+
+    virtual.run(scenario())
+
+
 @pytest.mark.requirement("rates.leave")
 def test_nobody_waits_for_a_limiter_that_broke(virtual: VirtualTime) -> None:
     class Broken(LocalLimiter):

@@ -190,6 +190,21 @@ async def test_many_at_once_are_no_reason_to_take_redis_for_lost(
     assert len(limiter._redis.connection_pool._available_connections) <= 16
 
 
+@pytest.mark.requirement("rates.redis_loss")
+async def test_a_process_that_was_busy_itself_does_not_take_redis_for_lost(
+    make: Make, redis_server: RedisServer
+) -> None:
+    limiter = make()
+    await limiter.start()
+    for _ in range(3):
+        task = asyncio.create_task(limiter.take([KEY], 1))
+        await asyncio.sleep(0)
+        time.sleep(0.35)  # noqa: ASYNC251  # as an import does
+        await task
+    assert not limiter.lost
+    assert limiter._losses == 0
+
+
 @pytest.mark.requirement("rates.namespace")
 async def test_every_key_has_an_end_and_the_name_of_its_installation(
     make: Make, redis_server: RedisServer
