@@ -97,3 +97,42 @@ def test_arguments_of_the_shipped_configuration_are_settings(root: Path) -> None
     shipped = yaml.safe_load((root / "deploy" / "serve.yaml").read_text())
     arguments = shipped["applications"][0]["args"]
     assert set(arguments) - {"fleet"} <= set(Settings.model_fields)
+
+
+@pytest.mark.requirement("serve.scheduler_replicas")
+def test_the_scheduler_has_as_many_replicas_as_settings_say() -> None:
+    from admiralty.core.settings import Settings
+    from admiralty.runtime.serve.app import build_app
+    from admiralty.runtime.serve.replicas import FleetSpec
+
+    settings = Settings.load(scheduler_replicas=3, redis_url="redis://127.0.0.1:1/0", home="h")
+    gateway = build_app(FleetSpec(fleet="fleets.support", settings=settings))._bound_deployment
+    replicas = {
+        argument._bound_deployment.name: argument._bound_deployment.num_replicas
+        for argument in gateway.init_args
+        if hasattr(argument, "_bound_deployment")
+    }
+    assert replicas == {"scheduler": 3, "memory": 1}
+
+
+@pytest.mark.requirement("serve.yaml")
+def test_the_yaml_holds_no_keys_and_no_passwords(tmp_path: Path) -> None:
+    from admiralty.core.settings import Settings
+    from admiralty.runtime.serve.config import render, serve_config
+
+    values: dict[str, Any] = {
+        "home": tmp_path,
+        "openai_api_key": "sk-one",
+        "provider_keys": {"openai": [{"api_key": "sk-two", "requests_per_minute": 5}]},
+        "database_url": "postgresql://me:sk-three@127.0.0.1/x",
+        "fallbacks": {"openai:a": ["extractive:desk"]},
+    }
+    secret = Settings.load(**values, redis_url="redis://:sk-four@127.0.0.1/0")
+    text = render(serve_config("fleets.support", secret))
+    assert "sk-" not in text
+    assert "redis" not in text
+    assert "provider_keys" not in text  # hidden ones would be taken for keys
+    arguments = serve_config("fleets.support", Settings.load(**values, redis_url="redis://h/0"))
+    given = arguments["applications"][0]["args"]
+    assert given["redis_url"] == "redis://h/0"
+    assert given["fallbacks"] == {"openai:a": ["extractive:desk"]}
