@@ -28,6 +28,9 @@ ELSEWHERE = {
     "export ADMIRALTY_MODELS__SMALL=openai:gpt-5.4-nano": "as above",
     "export ADMIRALTY_OPENAI_BASE_URL=http://127.0.0.1:8080/v1": "tests/serve runs on such a server",
     "export ADMIRALTY_MODELS__SMALL=openai:my-model": "as above",
+    'export ADMIRALTY_PRICES=\'{"openai:my-model": {"dollars_per_hour": "1.20", "max_seconds": 60}}\'': (
+        "tests/core/test_settings.py and tests/scheduler/test_money.py"
+    ),
 }
 """Commands of the README that are not run from here, and why."""
 
@@ -127,6 +130,14 @@ def test_the_fleet_of_the_guide_answers_in_one_process(guide: Guide) -> None:
 def test_the_fleet_of_the_guide_answers_from_its_tool(guide: Guide) -> None:
     done = guide.run(sys.executable, "-c", marked(guide.readme, "run: python"))
     assert "Aurora" in done.stdout
+
+
+@pytest.mark.requirement("readme.guide")
+def test_the_commands_that_govern_the_fleet_do_what_they_say(guide: Guide) -> None:
+    done = guide.run("sh", "-ec", marked(guide.readme, "run: govern"))
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "conversation:default/*" in done.stdout
+    assert (guide.folder / "spend.csv").read_text().count("BilledCost") == 1
 
 
 @pytest.mark.ray
