@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from admiralty.core.frozen import replace
 from admiralty.core.money import Nanos
 from admiralty.runtime.ledger.batch import (
     MAX_REGISTERED,

@@ -13,13 +13,14 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
 from admiralty.core.errors import AdmiraltyError, BudgetExceeded, Retryable
+from admiralty.core.frozen import replace
 from admiralty.core.money import Nanos, dollars_text
 from admiralty.core.ports import Clock
 from admiralty.runtime.ledger.batch import (

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 
 from admiralty.core.errors import (
     AdmiraltyError,
@@ -16,6 +15,7 @@ from admiralty.core.errors import (
     DeadlineExceeded,
     ProviderUnavailable,
 )
+from admiralty.core.frozen import replace
 from admiralty.core.ports import AnswerStream, Clock, ModelProvider
 from admiralty.core.values import Model, ModelCall, ModelReply, TokenDelta
 from admiralty.runtime.scheduler.breaker import Breakers

@@ -10,9 +10,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 
 from admiralty.core.errors import ConfigurationError
+from admiralty.core.frozen import replace
 from admiralty.core.ports import AnswerStream, Clock
 from admiralty.core.values import Model
 from admiralty.runtime.ledger.estimate import Estimator, Expectation, extras, measure

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import replace
 
 from admiralty.core.errors import ConfigurationError
+from admiralty.core.frozen import replace
 from admiralty.core.ports import AnswerStream
 from admiralty.core.values import Access
 from admiralty.runtime.policy.gate import PolicyGate

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 from admiralty.core.errors import (
@@ -19,6 +18,7 @@ from admiralty.core.errors import (
     ProviderUnavailable,
     RateLimited,
 )
+from admiralty.core.frozen import replace
 from admiralty.core.ports import AnswerStream, Clock, Limiter
 from admiralty.core.values import Model, ModelReply, Permit
 from admiralty.runtime.rates import Bounds, Lane, Limits, Ticket

@@ -10,9 +10,9 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 
 from admiralty.core.errors import AdmiraltyError, OutputInvalid
+from admiralty.core.frozen import replace
 from admiralty.core.money import Nanos
 from admiralty.core.ports import AnswerStream, Clock
 from admiralty.core.values import ModelReply, Tier

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Literal
 
 from admiralty.core.errors import OutputInvalid, ProviderUnavailable
+from admiralty.core.frozen import replace
 from admiralty.core.money import ZERO, Nanos
 from admiralty.core.ports import AnswerStream, Clock
 from admiralty.core.values import CallStatus, ModelReply, TokenDelta, Usage

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 
+from admiralty.core import frozen
 from admiralty.core.clock import SystemClock
 from admiralty.core.ids import new_id
 from admiralty.core.money import Nanos, dollars_text, format_dollars, from_dollars, to_dollars
@@ -114,3 +115,12 @@ def test_the_system_clock_tells_wall_time_and_never_goes_back() -> None:
     clock = SystemClock()
     assert abs(clock.now() - time.time()) < 5
     assert clock.monotonic() <= clock.monotonic()
+
+
+@pytest.mark.requirement("core.values")
+def test_a_changed_copy_is_what_dataclasses_would_make() -> None:
+    usage = Usage(input_tokens=3, output_tokens=4)
+    assert frozen.replace(usage, output_tokens=9) == dataclasses.replace(usage, output_tokens=9)
+    assert usage.output_tokens == 4
+    with pytest.raises(AttributeError, match="no field 'outputs'"):
+        frozen.replace(usage, outputs=1)
