@@ -27,7 +27,8 @@ _HEADER = """\
 # Ray Serve configuration of the fleet {fleet}, written by `admiralty build`. Deploy it with
 #   serve deploy FILE --address http://HEAD:8265
 # Secrets are not in it: give the cluster's nodes OPENAI_API_KEY, ADMIRALTY_PROVIDER_KEYS (accounts and
-# their limits), ADMIRALTY_DATABASE_URL ... in their environment. Host and port hold only where Serve does not run yet. See docs/operating.md.
+# their limits), ADMIRALTY_DATABASE_URL ... in their environment. Host and port hold only where Serve does
+# not run yet. See docs/operating.md.
 """
 
 
