@@ -10,11 +10,14 @@ from typing import Any, Final
 
 from langchain_core.messages import HumanMessage, SystemMessage
 
-from admiralty.core.ports import Vectors
+from admiralty.core.ports import Metrics, Vectors
 from admiralty.core.settings import Settings
 from admiralty.core.values import Caller, Identity, ModelCall, Passage
+from admiralty.runtime.composition.scheduler import build_scheduler
 from admiralty.runtime.scheduler import LocalScheduler
+from admiralty.runtime.scheduler.dispatch import Providers
 from admiralty.runtime.storage import Database
+from benchmarks.fleet import fleet
 from benchmarks.systems import desk
 
 TENANT: Final = "acme"
@@ -55,13 +58,15 @@ def model_call(name: str, number: int, **values: Any) -> ModelCall:
 
 
 @asynccontextmanager
-async def open_scheduler(settings: Settings) -> AsyncIterator[tuple[LocalScheduler, Database]]:
-    """Build the scheduler that the settings describe, start it, and close it at the end."""
-    from admiralty.runtime.composition.scheduler import build_scheduler
-    from benchmarks.fleet import fleet
+async def open_scheduler(
+    settings: Settings, *, providers: Providers | None = None, metrics: Metrics | None = None
+) -> AsyncIterator[tuple[LocalScheduler, Database]]:
+    """Build the scheduler that the settings describe, start it, and close it at the end.
 
+    ``providers`` stand in for those that the settings name; ``metrics`` take its measurements.
+    """
     database = Database.of(settings)
-    scheduler = build_scheduler(settings, fleet, NoMemory(), database)
+    scheduler = build_scheduler(settings, fleet, NoMemory(), database, metrics, providers)
     try:
         await scheduler.start()
         yield scheduler, database

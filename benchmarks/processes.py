@@ -117,6 +117,17 @@ def process_use(pid: int) -> ProcessUse | None:
     )
 
 
+def family_cpu_seconds(pid: int) -> float:
+    """CPU seconds that a process, its children, and those of its children that have ended have used."""
+    ticks = 0
+    for other in _all_pids():
+        fields = _stat(other)
+        if fields is not None and (other == pid or int(fields[1]) == pid):
+            own, ended = fields[11:13], fields[13:15]
+            ticks += sum(int(field) for field in (*own, *(ended if other == pid else ())))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def cpu_between(before: Sequence[ProcessUse], after: Sequence[ProcessUse]) -> float:
     """CPU seconds used between two samples; a process that ended in between is not counted."""
     earlier = {use.pid: use.cpu_seconds for use in before}

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import psycopg
 
-from benchmarks.processes import free_port
+from benchmarks.processes import family_cpu_seconds, free_port
 
 START_SECONDS = 60.0
 
@@ -82,6 +82,11 @@ class Postgres:
         """Delete a database, whoever is connected to it."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {database} WITH (FORCE)".encode())
+
+    def cpu_seconds(self) -> float:
+        """CPU that the server and its processes have used; of those that have ended, as far as it knows."""
+        assert self._process is not None
+        return family_cpu_seconds(self._process.pid)
 
     def start(self) -> None:
         # After a kill, the old server's children must end first: it refuses to start beside them.
