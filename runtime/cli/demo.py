@@ -131,6 +131,7 @@ def _how_to_go_on(settings: Settings, url: str, secret: str) -> None:
         f"Talk to it:      ADMIRALTY_API_KEY={secret} admiralty chat --url {url}\n"
         f"Start it again:  admiralty up fleets.support --home {settings.resolved_home}{flag}\n"
         "Real models:     export OPENAI_API_KEY=… (or ANTHROPIC_API_KEY), then admiralty up\n"
+        "Limit it:        admiralty budgets create --scope tenant:default --limit 200 --window month\n"
         'Your own agents: README.md, "Your first fleet in ten minutes"',
         soft_wrap=True,
         markup=False,

@@ -117,7 +117,7 @@ def test_the_system_clock_tells_wall_time_and_never_goes_back() -> None:
     assert clock.monotonic() <= clock.monotonic()
 
 
-@pytest.mark.requirement("core.values")
+@pytest.mark.requirement("definitions.frozen")
 def test_a_changed_copy_is_what_dataclasses_would_make() -> None:
     usage = Usage(input_tokens=3, output_tokens=4)
     assert frozen.replace(usage, output_tokens=9) == dataclasses.replace(usage, output_tokens=9)

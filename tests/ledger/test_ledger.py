@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class House:
 
     async def budgets(self, *given: Budget) -> None:
         for each in given:
-            await self.database.write(lambda connection, each=each: add_budget(connection, each))
+            await self.database.write(partial(add_budget, given=each))
 
     async def rows(self, table: sa.Table) -> list[Any]:
         return await self.database.read(lambda c: list(c.execute(sa.select(table)).mappings()))

@@ -49,12 +49,12 @@ IN, OUT = 1_000, 2_000
 
 
 def question(**more: Any) -> ModelCall:
-    given = {"caller": CALLER, "messages": (HumanMessage("hi " * 20),), "tier": "mid"} | more
+    given: dict[str, Any] = {"caller": CALLER, "messages": (HumanMessage("hi " * 20),), "tier": "mid"} | more
     return ModelCall(id=new_id("call"), **given)
 
 
 def answer(into: int = 10, out: int = 5, text: str = "Hello there.", **more: Any) -> ModelReply:
-    given = {"usage": Usage(input_tokens=into, output_tokens=out), "cost": None, "seconds": 0.5} | more
+    given: dict[str, Any] = {"usage": Usage(input_tokens=into, output_tokens=out), "cost": None, "seconds": 0.5} | more
     return ModelReply(message=AIMessage(text), model="fake:m", tier="mid", **given)
 
 
