@@ -54,7 +54,8 @@ def question(**more: Any) -> ModelCall:
 
 
 def answer(into: int = 10, out: int = 5, text: str = "Hello there.", **more: Any) -> ModelReply:
-    given: dict[str, Any] = {"usage": Usage(input_tokens=into, output_tokens=out), "cost": None, "seconds": 0.5} | more
+    usage = Usage(input_tokens=into, output_tokens=out)
+    given: dict[str, Any] = {"usage": usage, "cost": None, "seconds": 0.5} | more
     return ModelReply(message=AIMessage(text), model="fake:m", tier="mid", **given)
 
 
