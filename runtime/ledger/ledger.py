@@ -8,25 +8,21 @@ that processes serve each other's calls in order.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
-from admiralty.core.errors import AdmiraltyError, BudgetExceeded, Retryable
+from admiralty.core.errors import AdmiraltyError, Retryable
 from admiralty.core.frozen import replace
-from admiralty.core.money import Nanos, dollars_text
 from admiralty.core.ports import Clock
 from admiralty.runtime.ledger.batch import (
     Batch,
     HeldMoney,
-    Key,
     OnSpent,
     Outcome,
     Reservation,
@@ -35,8 +31,9 @@ from admiralty.runtime.ledger.batch import (
 from admiralty.runtime.ledger.books import Books
 from admiralty.runtime.ledger.decide import Refuse, Wait
 from admiralty.runtime.ledger.journal import Journal
+from admiralty.runtime.ledger.queues import MAX_BATCH, Pending, Queues, Refresh, Sent, Settling
+from admiralty.runtime.ledger.refusals import refusal
 from admiralty.runtime.ledger.values import Entry, Hold, HoldRequest
-from admiralty.runtime.ledger.windows import resets_at
 from admiralty.runtime.storage import Database
 
 logger = logging.getLogger(__name__)
@@ -54,55 +51,6 @@ POLL_SECONDS = 0.05
 """How often waiting calls look whether another process has freed money."""
 
 SWEEP_SECONDS = 5.0
-MAX_BATCH = 256
-MAX_RETRIED = 32
-"""Waiting calls on one counter that are tried at once."""
-
-Refresh = Callable[[], HoldRequest]
-
-
-@dataclass(kw_only=True, eq=False)
-class _Pending:
-    """A reservation on its way."""
-
-    reservation: Reservation
-    future: asyncio.Future[Hold]
-    refresh: Refresh | None
-    key: Key | None = None
-    wait: Wait | None = None
-    registered: bool = False
-
-    @property
-    def id(self) -> str:
-        return self.reservation.request.id
-
-
-@dataclass(kw_only=True, eq=False)
-class _Settling:
-    """A settlement on its way. Nobody need wait for it: it is tried until it is committed."""
-
-    settlement: Settlement
-    future: asyncio.Future[Entry]
-
-
-@dataclass(kw_only=True)
-class _Sent:
-    """A batch under way, and whose it is."""
-
-    batch: Batch
-    reserving: Sequence[_Pending] = ()
-    settling: Sequence[_Settling] = ()
-
-
-@dataclass(kw_only=True)
-class _Queues:
-    """What the next batch is made of."""
-
-    new: list[_Pending] = field(default_factory=list)
-    settling: list[_Settling] = field(default_factory=list)
-    releases: list[str] = field(default_factory=list)
-    withdrawn: list[str] = field(default_factory=list)
-    waiting: dict[Key, dict[str, _Pending]] = field(default_factory=dict)
 
 
 class Ledger:
@@ -133,7 +81,7 @@ class Ledger:
         self._journal = journal
         self._max_wait = max_wait
         self._patience = patience
-        self._queues = _Queues()
+        self._queues = Queues()
         self._live: set[str] = set()
         self._busy = False
         self._retry = False
@@ -177,7 +125,7 @@ class Ledger:
         deadline; Retryable if the database is away: nothing is let through then.
         """
         now = self.now()
-        pending = _Pending(
+        pending = Pending(
             reservation=Reservation(request=request, since=now),
             future=asyncio.get_running_loop().create_future(),
             refresh=refresh,
@@ -239,8 +187,8 @@ class Ledger:
 
     # -- batches ----------------------------------------------------------------------------------
 
-    def _settle(self, settlement: Settlement) -> _Settling:
-        settling = _Settling(settlement=settlement, future=asyncio.get_running_loop().create_future())
+    def _settle(self, settlement: Settlement) -> Settling:
+        settling = Settling(settlement=settlement, future=asyncio.get_running_loop().create_future())
         self._queues.settling.append(settling)
         self._kick()
         return settling
@@ -264,48 +212,18 @@ class Ledger:
             return
         future.add_done_callback(partial(self._call_back, loop, sent))
 
-    def _call_back(self, loop: asyncio.AbstractEventLoop, sent: _Sent, future: Future[Outcome]) -> None:
+    def _call_back(self, loop: asyncio.AbstractEventLoop, sent: Sent, future: Future[Outcome]) -> None:
         with suppress(RuntimeError):  # the loop has ended before its database
             loop.call_soon_threadsafe(self._ended, sent, future)
 
-    def _take(self) -> _Sent | None:
-        queues = self._queues
-        settling, queues.settling = queues.settling[:MAX_BATCH], queues.settling[MAX_BATCH:]
-        reserving, queues.new = queues.new[:MAX_BATCH], queues.new[MAX_BATCH:]
-        reserving = [pending for pending in reserving if not pending.future.done()]
-        if self._retry:
-            self._retry = False
-            for waiting in queues.waiting.values():
-                reserving += heapq.nsmallest(MAX_RETRIED, waiting.values(), key=lambda p: p.reservation.order)
-        if self._journal is not None and settling:
-            self._journal.add(item.settlement for item in settling if not item.settlement.expired)
-        releases, queues.releases = queues.releases, []
-        withdrawn, queues.withdrawn = queues.withdrawn, []
-        if not (settling or reserving or releases or withdrawn):
-            return None
-        for pending in reserving:
-            if pending.key is not None and pending.refresh is not None:
-                request = replace(pending.refresh(), id=pending.id)
-                pending.reservation = replace(pending.reservation, request=request)
-        here = {pending.id for pending in reserving}
-        queued, registered = {}, {}
-        for key, waiting in queues.waiting.items():
-            others = [pending for pending in waiting.values() if pending.id not in here]
-            registered[key] = sum(pending.registered for pending in others)
-            if others:
-                queued[key] = min(pending.reservation.order for pending in others)
-        batch = Batch(
-            now=self.now(),
-            settlements=[item.settlement for item in settling],
-            releases=releases,
-            reservations=[pending.reservation for pending in reserving],
-            withdrawn=withdrawn,
-            queued=queued,
-            registered=registered,
-        )
-        return _Sent(batch=batch, reserving=reserving, settling=settling)
+    def _take(self) -> Sent | None:
+        sent = self._queues.take(self.now(), retry=self._retry)
+        self._retry = False
+        if sent is not None and sent.settling and self._journal is not None:
+            self._journal.add(s.settlement for s in sent.settling if not s.settlement.expired)
+        return sent
 
-    def _ended(self, sent: _Sent, future: Future[Outcome]) -> None:
+    def _ended(self, sent: Sent, future: Future[Outcome]) -> None:
         error = future.exception()
         if error is not None:
             self._failed(sent, error)
@@ -331,14 +249,14 @@ class Ledger:
                 self._poll = asyncio.get_running_loop().call_later(POLL_SECONDS, self._look_again)
         self._kick()
 
-    def _told(self, pending: _Pending, verdict: Hold | Wait | Refuse) -> bool:
+    def _told(self, pending: Pending, verdict: Hold | Wait | Refuse) -> bool:
         """Tell a caller what was decided; return whether others may profit from it."""
         if isinstance(verdict, Wait) and not pending.future.done():
             pending.wait = verdict
-            self._enqueue(pending, (verdict.line.charge.budget_id, verdict.line.charge.subject))
+            self._queues.enqueue(pending, (verdict.line.charge.budget_id, verdict.line.charge.subject))
             return False
         waited = pending.key is not None
-        self._dequeue(pending)
+        self._queues.dequeue(pending)
         if isinstance(verdict, Hold):
             self._live.add(verdict.id)
             if pending.future.done():  # the caller has gone while it was decided
@@ -353,7 +271,7 @@ class Ledger:
             pending.future.set_exception(refusal(verdict, now=now, waited=waited_for))
         return waited
 
-    def _failed(self, sent: _Sent, error: BaseException) -> None:
+    def _failed(self, sent: Sent, error: BaseException) -> None:
         """A batch was not committed, or nobody knows whether it was."""
         self._busy = False
         self._queues.withdrawn = [*sent.batch.withdrawn, *self._queues.withdrawn]
@@ -363,7 +281,7 @@ class Ledger:
             self._one_by_one(sent)
             return
         for pending in sent.reserving:
-            self._dequeue(pending)
+            self._queues.dequeue(pending)
             # It may have been committed all the same; no provider was asked.
             self._queues.releases.append(pending.id)
             if not pending.future.done():
@@ -380,10 +298,10 @@ class Ledger:
         pause = min(2.0, 0.05 * 2 ** min(self._failures, 6))
         asyncio.get_running_loop().call_later(pause, self._look_again)
 
-    def _one_by_one(self, sent: _Sent) -> None:
+    def _one_by_one(self, sent: Sent) -> None:
         """Send the parts of a batch by themselves: one that cannot be stored must not stop the others."""
-        singles = [_Sent(batch=self._of(settling=[item]), settling=[item]) for item in sent.settling]
-        singles += [_Sent(batch=self._of(reserving=[item]), reserving=[item]) for item in sent.reserving]
+        singles = [Sent(batch=self._of(settling=[item]), settling=[item]) for item in sent.settling]
+        singles += [Sent(batch=self._of(reserving=[item]), reserving=[item]) for item in sent.reserving]
         loop = asyncio.get_running_loop()
         for single in singles:
             try:
@@ -393,7 +311,7 @@ class Ledger:
             else:
                 future.add_done_callback(partial(self._call_back, loop, single))
 
-    def _of(self, *, settling: Sequence[_Settling] = (), reserving: Sequence[_Pending] = ()) -> Batch:
+    def _of(self, *, settling: Sequence[Settling] = (), reserving: Sequence[Pending] = ()) -> Batch:
         return Batch(
             now=self.now(),
             settlements=[item.settlement for item in settling],
@@ -402,33 +320,18 @@ class Ledger:
 
     # -- who waits --------------------------------------------------------------------------------
 
-    def _enqueue(self, pending: _Pending, key: Key) -> None:
-        if pending.key != key:
-            self._dequeue(pending)
-            pending.key = key
-            self._queues.waiting.setdefault(key, {})[pending.id] = pending
-
-    def _dequeue(self, pending: _Pending) -> None:
-        if pending.key is None:
-            return
-        waiting = self._queues.waiting[pending.key]
-        del waiting[pending.id]
-        if not waiting:
-            del self._queues.waiting[pending.key]
-        pending.key = None
-
-    def _give_back(self, pending: _Pending) -> None:
+    def _give_back(self, pending: Pending) -> None:
         """End the hold of a caller who went in the moment between its grant and the news of it."""
         future = pending.future
         if future.done() and not future.cancelled() and future.exception() is None:
             self._release(future.result().id)
             self._kick()
 
-    def _forget(self, pending: _Pending) -> None:
+    def _forget(self, pending: Pending) -> None:
         """Leave no trace of a call that waits no longer."""
         if pending.key is None:
             return
-        self._dequeue(pending)
+        self._queues.dequeue(pending)
         if pending.registered:
             self._queues.withdrawn.append(pending.id)
         self._retry = bool(self._queues.waiting)
@@ -479,31 +382,6 @@ class Ledger:
         query = sa.select(sa.extract("epoch", sa.func.clock_timestamp()))
         server = await self._database.read(lambda connection: float(connection.execute(query).scalar_one()))
         self._offset = server - self._clock.monotonic()
-
-
-def refusal(why: Wait | Refuse, *, now: float, waited: float = 0.0) -> BudgetExceeded:
-    """Return the error that says which budget was short, by how much, and until when."""
-    line, budget = why.line, why.line.budget
-    limit, spent, held = budget.limit, Nanos(line.counter.spent), Nanos(line.counter.held)
-    scope = line.charge.subject or budget.scope
-    text = (
-        f"The budget {budget.name or budget.id} of {scope} has too little left: "
-        f"${dollars_text(why.needed)} needed, ${dollars_text(spent)} spent and ${dollars_text(held)} held "
-        f"of ${dollars_text(limit)} ({budget.window})."
-    )
-    if isinstance(why, Wait):
-        text += f" Others held the rest for the {waited:.1f} s that the call could wait."
-    return BudgetExceeded(
-        text,
-        budget_id=budget.id,
-        scope=scope,
-        window=budget.window,
-        limit_usd=dollars_text(limit),
-        spent_usd=dollars_text(spent),
-        held_usd=dollars_text(held),
-        needed_usd=dollars_text(why.needed),
-        resets_at=resets_at(budget, now),
-    )
 
 
 def _broken(error: BaseException) -> AdmiraltyError:
