@@ -80,7 +80,7 @@ class ScheduledChatModel(BaseChatModel):
         described = self.describe()
         return replace(
             described,
-            id=new_id("call"),
+            id=described.id or new_id("call"),
             messages=tuple(messages),
             tools=tools,
             output_schema=schema,

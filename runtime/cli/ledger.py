@@ -53,13 +53,13 @@ def export(
 
     settings = Settings.load(home=home)
     if output is None:
-        with_database(settings, lambda database: write(database, sys.stdout))
+        with_database(settings, lambda database: write(database, sys.stdout), must_exist=True)
         return
     # Whoever reads the file meanwhile sees the old one; what is broken off leaves nothing behind.
     partial = output.with_name(f".{output.name}.partial")
     try:
         with partial.open("w", encoding="utf-8", newline="") as file:
-            count = with_database(settings, lambda database: write(database, file))
+            count = with_database(settings, lambda database: write(database, file), must_exist=True)
         partial.replace(output)
     except OSError as error:
         raise ConfigurationError(
@@ -73,7 +73,9 @@ def export(
 @app.command()
 def verify(home: Home = None, as_json: AsJson = False) -> None:
     """Re-add everything and say what is wrong. Exits with 1 if anything is."""
-    found = with_database(Settings.load(home=home), lambda database: Verifier(database).verify())
+    found = with_database(
+        Settings.load(home=home), lambda database: Verifier(database).verify(), must_exist=True
+    )
     if as_json:
         print_json(_json(found))
     else:

@@ -87,7 +87,7 @@ def build_scheduler(
         record=Record(metrics, clock),
         route=build_route(settings, clock),
         policy=PolicyStage(gate),
-        hold=Hold(money.ledger, money.prices, money.estimator, clock, longest=settings.budget_wait_seconds),
+        hold=Hold(money.ledger, money.prices, money.estimator, clock),
         settle=Settle(
             money.ledger,
             money.prices,

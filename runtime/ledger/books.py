@@ -29,7 +29,7 @@ from admiralty.runtime.ledger.batch import (
 from admiralty.runtime.ledger.rows import read_charges, read_entry
 from admiralty.runtime.ledger.statements import Statements
 from admiralty.runtime.ledger.values import Entry
-from admiralty.runtime.storage.tables import holds, ledger
+from admiralty.runtime.storage.tables import holds, ledger, waiters
 
 
 class Books:
@@ -76,6 +76,10 @@ class Books:
         if waiting:
             given = {"ids": self._sql.listed(waiting), "until": now + WAITER_LEASE}
             self._sql.run(connection, self._sql.renew_waiters, given)
+
+    def drop_dead_waiters(self, connection: Connection, now: float) -> None:
+        """Forget waiting calls that nobody renews."""
+        connection.execute(waiters.delete().where(waiters.c.expires_at < now))
 
     def recent(self, connection: Connection, fleet: str, agent: str, model: str, limit: int) -> list[Entry]:
         """Return the last entries of an agent's calls to a model, newest first."""

@@ -31,8 +31,7 @@ class Journal:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._path = folder / f"{owner}.jsonl"
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._file: int | None = _locked(self._path)
         self._open: dict[str, bytes] = {}
         self._bytes = 0
 
@@ -40,7 +39,7 @@ class Journal:
         """Note settlements, in one write. Survives the end of this process, not of the machine."""
         lines = {settlement.entry.id: _line(settlement) for settlement in settlements}
         self._open |= lines
-        if self._bytes > MAX_BYTES:
+        if self._bytes > MAX_BYTES and self._file is not None:
             os.ftruncate(self._file, 0)
             self._bytes = 0
             lines = self._open
@@ -53,9 +52,12 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the file; it goes away if nothing is open."""
+        if self._file is None:
+            return
         if not self._open:
             self._path.unlink(missing_ok=True)
         os.close(self._file)
+        self._file = None  # the number may be another file's soon
 
     def abandoned(self) -> Iterator[tuple[Path, list[Settlement]]]:
         """Yield what processes that have died left open, with the file: remove it once that is settled.
@@ -79,6 +81,11 @@ class Journal:
                 os.close(file)
 
     def _write(self, data: bytes) -> None:
+        if self._file is None:
+            logger.error(
+                "settled after the journal was closed; the holds will be charged at their worst case"
+            )
+            return
         try:
             self._bytes += os.write(self._file, data)
         except OSError as error:  # a full disk: the commit follows all the same
@@ -95,18 +102,32 @@ def _line(settlement: Settlement) -> bytes:
 
 
 def _read(path: Path) -> Iterator[Settlement]:
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Settlement] = {}
     with path.open("rb") as lines:
         for line in lines:
             try:
-                told = json.loads(line)
-            except ValueError:  # a write that was broken off; the next line stands for itself
+                settlement = _settlement(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                # A write that was broken off, or of another version; the next line stands for itself.
+                logger.warning("a line of the journal %s cannot be read: %.200r", path, line)
                 continue
-            found[told["entry"]["id"]] = told
-    for told in found.values():
-        hold = told["hold"]
-        yield Settlement(
-            entry=read_entry(told["entry"]),
-            hold=hold
-            and HeldMoney(id=hold["id"], amount=Nanos(hold["amount"]), charges=read_charges(hold["charges"])),
-        )
+            found[settlement.entry.id] = settlement
+    yield from found.values()
+
+
+def _settlement(told: dict[str, Any]) -> Settlement:
+    hold = told["hold"]
+    held = None
+    if hold is not None:
+        held = HeldMoney(id=hold["id"], amount=Nanos(hold["amount"]), charges=read_charges(hold["charges"]))
+    return Settlement(entry=read_entry(told["entry"]), hold=held)
+
+
+def _locked(path: Path) -> int:
+    """Open a file of ours and lock it; again if somebody took it for a dead process's meanwhile."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file).st_nlink:
+            return file
+        os.close(file)

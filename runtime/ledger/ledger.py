@@ -83,6 +83,8 @@ class Ledger:
         self._patience = patience
         self._queues = Queues()
         self._live: set[str] = set()
+        self._unwritten: list[Settlement] = []
+        self._closed = False
         self._busy = False
         self._retry = False
         self._failures = 0
@@ -96,7 +98,9 @@ class Ledger:
     async def start(self) -> None:
         """Begin to renew this process's holds, and to end those of processes that have died."""
         if self._sweeper is None:
-            await self.sweep()
+            if self._server_clock:
+                await self._set_clock()
+            await self._try_to_sweep()
             self._sweeper = asyncio.create_task(self._keep_sweeping())
 
     async def close(self) -> None:
@@ -108,8 +112,10 @@ class Ledger:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._patience):
                 await self._idle.wait()
+        self._closed = True
         if self._poll is not None:
             self._poll.cancel()
+        self._write_journal()
         if self._journal is not None:
             self._journal.close()
 
@@ -125,19 +131,23 @@ class Ledger:
         deadline; Retryable if the database is away: nothing is let through then.
         """
         now = self.now()
+        loop = asyncio.get_running_loop()
         pending = Pending(
             reservation=Reservation(request=request, since=now),
-            future=asyncio.get_running_loop().create_future(),
+            future=loop.create_future(),
             refresh=refresh,
         )
-        limit = self._max_wait
+        left = PATIENCE_SECONDS
         if request.deadline is not None:
-            limit = max(0.0, min(limit, request.deadline - self._clock.now()))
+            left = max(0.0, request.deadline - self._clock.now())
+        # Others' money is waited for so long; for the database's answer, until the deadline.
+        limit = self._max_wait if request.deadline is None else min(self._max_wait, left)
+        pending.until = loop.time() + limit
         self._queues.new.append(pending)
         self._kick()
         taken = False
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(max(left, limit)) as pending.timer:
                 hold = await pending.future
             taken = True
             return hold
@@ -184,10 +194,15 @@ class Ledger:
         )
         for settlement in expired:
             self._settle(settlement)
+        await self._database.write(lambda connection: self._books.drop_dead_waiters(connection, self.now()))
 
     # -- batches ----------------------------------------------------------------------------------
 
     def _settle(self, settlement: Settlement) -> Settling:
+        if self._journal is not None and not settlement.expired:
+            if not self._unwritten:  # one write for all that end in this step of the loop
+                asyncio.get_running_loop().call_soon(self._write_journal)
+            self._unwritten.append(settlement)
         settling = Settling(settlement=settlement, future=asyncio.get_running_loop().create_future())
         self._queues.settling.append(settling)
         self._kick()
@@ -195,7 +210,7 @@ class Ledger:
 
     def _kick(self) -> None:
         """Send the next batch, unless one is under way: then its end will."""
-        if self._busy:
+        if self._busy or self._closed:
             return
         sent = self._take()
         if sent is None:
@@ -219,9 +234,13 @@ class Ledger:
     def _take(self) -> Sent | None:
         sent = self._queues.take(self.now(), retry=self._retry)
         self._retry = False
-        if sent is not None and sent.settling and self._journal is not None:
-            self._journal.add(s.settlement for s in sent.settling if not s.settlement.expired)
+        self._write_journal()
         return sent
+
+    def _write_journal(self) -> None:
+        unwritten, self._unwritten = self._unwritten, []
+        if self._journal is not None and unwritten:
+            self._journal.add(unwritten)
 
     def _ended(self, sent: Sent, future: Future[Outcome]) -> None:
         error = future.exception()
@@ -253,6 +272,8 @@ class Ledger:
         """Tell a caller what was decided; return whether others may profit from it."""
         if isinstance(verdict, Wait) and not pending.future.done():
             pending.wait = verdict
+            if pending.timer is not None and not pending.timer.expired():
+                pending.timer.reschedule(pending.until)
             self._queues.enqueue(pending, (verdict.line.charge.budget_id, verdict.line.charge.subject))
             return False
         waited = pending.key is not None
@@ -292,6 +313,7 @@ class Ledger:
         else:
             for settling in sent.settling:  # it is in the journal, and in the log
                 logger.error("entry %s cannot be stored: %r", settling.settlement.entry, error)
+                self._live.discard(settling.settlement.entry.id)  # so that it is charged at its worst case
                 if not settling.future.done():
                     settling.future.set_exception(_broken(error))
         self._failures += 1
@@ -351,10 +373,13 @@ class Ledger:
     async def _keep_sweeping(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            try:
-                await self.sweep()
-            except Exception:
-                logger.exception("holds could not be renewed or swept")
+            await self._try_to_sweep()
+
+    async def _try_to_sweep(self) -> None:
+        try:
+            await self.sweep()
+        except Exception:
+            logger.exception("holds could not be renewed or swept")
 
     async def _renew(self) -> None:
         waiting = [p.id for some in self._queues.waiting.values() for p in some.values() if p.registered]

@@ -29,6 +29,9 @@ class Pending:
     key: Key | None = None
     wait: Wait | None = None
     registered: bool = False
+    until: float = 0.0
+    """Until when, by the loop's clock, it waits for money that others hold."""
+    timer: asyncio.Timeout | None = None
 
     @property
     def id(self) -> str:

@@ -92,7 +92,8 @@ class CedarPolicy:
 
     def reads_conversation(self, access: Access) -> bool:
         """Return whether a policy on this action reads it."""
-        return self.bundle.mentions[access.action].conversation
+        mentions = self.bundle.mentions.get(access.action)
+        return mentions is not None and mentions.conversation
 
     def decide(self, access: Access) -> Decision:
         return self.decide_at(access, self._clock.now())

@@ -27,9 +27,10 @@ class AgentFacts:
 
     tier: Tier = "none"
     tools: Sequence[str] = ()
+    defined: bool = True
 
 
-UNKNOWN = AgentFacts()
+UNKNOWN = AgentFacts(defined=False)
 """An agent that the fleet does not define: it has no tier and no tools."""
 
 
@@ -59,6 +60,7 @@ def agent_entity(access: Access, facts: AgentFacts) -> Entity:
             "version": caller.agent_version,
             "tier": facts.tier,
             "rank": rank(facts.tier),
+            "defined": facts.defined,
             "tools": [reference("Tool", name) for name in sorted(facts.tools)],
         },
         "parents": [uid("Fleet", caller.fleet)],

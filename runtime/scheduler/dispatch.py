@@ -101,7 +101,11 @@ class Dispatch:
                     raise ProviderUnavailable(
                         f"{model.id} ended its answer without a result.", billed="unknown"
                     ) from None
-                except TimeoutError:
+                except TimeoutError as error:
+                    if deadline is None or deadline > self._clock.now():  # the provider's own
+                        raise ProviderUnavailable(
+                            f"{model.id} did not answer in time: {error}", billed="unknown"
+                        ) from error
                     raise DeadlineExceeded(
                         f"{model.id} did not answer before the deadline.", billed="unknown"
                     ) from None

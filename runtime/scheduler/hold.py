@@ -32,19 +32,13 @@ Key = tuple[str, str, str]
 
 
 class Hold:
-    """Asks the ledger for the money; what costs nothing passes without a hold.
+    """Asks the ledger for the money; what costs nothing passes without a hold."""
 
-    ``longest`` is how many seconds a call without a deadline may take, for models priced by time.
-    """
-
-    def __init__(
-        self, ledger: Ledger, prices: PriceBook, estimator: Estimator, clock: Clock, *, longest: float = 60.0
-    ) -> None:
+    def __init__(self, ledger: Ledger, prices: PriceBook, estimator: Estimator, clock: Clock) -> None:
         self._ledger = ledger
         self._prices = prices
         self._estimator = estimator
         self._clock = clock
-        self._longest = longest
         self._loaded: set[Key] = set()
         self._learning: dict[Key, tuple[int, asyncio.Task[None]]] = {}
 
@@ -94,7 +88,7 @@ class Hold:
             call.max_output_tokens,
             self._prices.max_output(model),
         )
-        left = self._longest if call.deadline is None else max(0.0, call.deadline - self._clock.now())
+        left = None if call.deadline is None else max(0.0, call.deadline - self._clock.now())
         quote = self._prices.quote(model, expectation.input_tokens, seconds=left, extras=extras(call))
         return expectation, quote
 

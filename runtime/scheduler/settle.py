@@ -32,6 +32,11 @@ at once and charged by an upper bound of what has come."""
 USAGE_REPORTED = "usage_reported"
 """Key of a reply's metadata: False where the provider did not tell what it used."""
 
+CLOSE_SECONDS = 5.0
+"""How long answers that somebody reads are waited for when the scheduler closes."""
+
+MAX_TOKENS = 2**31 - 1
+
 FOR_US = (USAGE_REPORTED, "rate_limits")
 """What providers' metadata say to the scheduler, and to nobody else."""
 
@@ -57,18 +62,23 @@ class Settle:
         self._clock = clock
         self._on_disconnect = on_disconnect
         self._drain_seconds = drain_seconds
+        self._running: set[asyncio.Task[None]] = set()
         self._left: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """End what nobody waits for; it is charged by its upper bound."""
-        for task in list(self._left):
+        """Wait a moment for what is read, then end everything; it is charged by its upper bound."""
+        if heard := self._running - self._left:
+            await asyncio.wait(heard, timeout=CLOSE_SECONDS)
+        for task in list(self._running):
             task.cancel()
-        if self._left:
-            await asyncio.wait(self._left)
+        if self._running:
+            await asyncio.wait(self._running)
 
     async def __call__(self, attempt: Attempt, following: Next) -> AnswerStream:
         items: asyncio.Queue[Item] = asyncio.Queue()
         task = asyncio.create_task(self._run(attempt, following, items))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         ended = False
         try:
             while not ended:
@@ -138,8 +148,9 @@ class Settle:
             reply = item.reply if isinstance(item, OutputInvalid) else None
             entry = replace(entry, error=str(item)[:2000] or type(item).__name__)
         if reply is not None and reply.metadata.get(USAGE_REPORTED, True):
-            cost = self._price(attempt, reply.usage, reply.seconds or seconds)
-            return replace(entry, status=status, usage=reply.usage, cost=cost)
+            usage = _sane(reply.usage)
+            cost = self._price(attempt, usage, reply.seconds or seconds)
+            return replace(entry, status=status, usage=usage, cost=cost)
         if reply is None and not self._may_have_cost(attempt, item):
             return replace(entry, status=status, cost=ZERO)
         usage = self._bound(attempt, reply)
@@ -155,7 +166,7 @@ class Settle:
         """Return whether a provider may charge for an attempt that brought no reply."""
         if not attempt.progress.sent:
             return False
-        if isinstance(item, asyncio.CancelledError) or attempt.progress.text_bytes:
+        if isinstance(item, asyncio.CancelledError | OutputInvalid) or attempt.progress.text_bytes:
             return True
         return getattr(item, "details", {}).get("billed") == "unknown"
 
@@ -170,3 +181,11 @@ class Settle:
         limit = attempt.output_tokens
         output = limit if not seen else seen if limit is None else min(seen, limit)
         return Usage(input_tokens=attempt.input_tokens, output_tokens=output or 0)
+
+
+def _sane(usage: Usage) -> Usage:
+    """Return what a provider told as numbers that can be: it may say anything."""
+    counts = {name: getattr(usage, name) for name in usage.__slots__}
+    if all(0 <= count <= MAX_TOKENS for count in counts.values()):
+        return usage
+    return Usage(**{name: max(0, min(count, MAX_TOKENS)) for name, count in counts.items()})

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,34 +19,25 @@ from .money import add_budget, budget, paid, request
 pytestmark = pytest.mark.requirement("money.leaving")
 
 
-class TellingDatabase(Database):
-    """Calls ``after`` on the event loop, right behind what the submitter does at its commit."""
+class TellingLedger(Ledger):
+    """Calls ``after`` when a caller is granted its hold, in the same step of the loop."""
 
     after: Callable[[], Any] | None = None
 
-    def submit(self, work: Any) -> Future[Any]:
-        future = super().submit(work)
+    def _told(self, pending: Any, verdict: Any) -> bool:
+        waited = super()._told(pending, verdict)
         if self.after is not None:
-            loop, after, self.after = asyncio.get_running_loop(), self.after, None
-            # Our callback must come behind the submitter's own, which is added when this returns.
-            loop.call_soon(future.add_done_callback, lambda _: loop.call_soon_threadsafe(after))
-        return future
+            after, self.after = self.after, None
+            after()
+        return waited
 
 
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[TellingDatabase]:
-    opened = TellingDatabase(database_url)
-    yield opened
-    await opened.close()
-
-
-async def test_a_caller_who_goes_between_grant_and_news_of_it_holds_nothing(
-    database: TellingDatabase,
-) -> None:
-    ledger = Ledger(database, owner="p", clock=SystemClock())
+async def test_a_caller_who_goes_between_grant_and_news_of_it_holds_nothing(database_url: str) -> None:
+    database = Database(database_url)
+    ledger = TellingLedger(database, owner="p", clock=SystemClock())
     await database.write(lambda connection: add_budget(connection, budget("tenant:acme", 1000)))
     task = asyncio.create_task(ledger.reserve(request(fixed=1000)))
-    database.after = task.cancel
+    ledger.after = task.cancel
     with pytest.raises(asyncio.CancelledError):
         await task
     wanted = request(fixed=1000)
@@ -57,3 +47,4 @@ async def test_a_caller_who_goes_between_grant_and_news_of_it_holds_nothing(
     await ledger.close()
     left = await database.read(lambda c: c.execute(sa.select(holds.c.id)).all())
     assert left == []
+    await database.close()

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -298,10 +299,50 @@ async def test_what_a_killed_process_knew_is_settled_from_its_journal(house: Hou
     journal.add([Settlement(entry=paid(hold.request, 150), hold=held)])
     await alive.sweep()
     assert await house.spent("b") == (0, 600)  # its process lives: the file is locked
+    assert journal._file is not None
     os.close(journal._file)  # as the kernel does for a process that is killed
     await alive.sweep()
     assert await house.spent("b") == (150, 0)
     assert not (house.folder / "killed.jsonl").exists()
+
+
+@pytest.mark.requirement("money.journal")
+async def test_answers_given_while_the_database_hangs_are_settled_after_kill_9(house: House) -> None:
+    await house.budgets(budget("tenant:acme", 10_000, id="b"))
+    dying, alive = await house.ledger(patience=0.1), await house.ledger()
+    reserved = [await dying.reserve(request(fixed=600)) for _ in range(4)]
+    database = house.databases[1]
+    database.submit = lambda work: Future()  # type: ignore[method-assign]
+    for hold in reserved:  # the first is under way when the others come
+        assert (await dying.settle(paid(hold.request, 150), hold)).cost == 150
+    journal = dying._journal
+    assert journal is not None
+    assert journal._file is not None
+    os.close(journal._file)  # as the kernel does for a process that is killed
+    house.ledgers.remove(dying)
+    assert dying._sweeper is None
+    await alive.sweep()
+    assert await house.spent("b") == (600, 0)
+    assert [row["estimated"] for row in await house.rows(entries)] == [False] * 4
+
+
+@pytest.mark.requirement("money.journal")
+async def test_a_journal_with_lines_that_are_no_entries_stops_nobody(house: House) -> None:
+    (house.folder).mkdir(exist_ok=True)
+    (house.folder / "odd.jsonl").write_text('123\n{"entry":{"id":"x"},"hold":null}\nbroken off')
+    ledger = await house.ledger()
+    await ledger.start()
+    assert not (house.folder / "odd.jsonl").exists()
+
+
+@pytest.mark.requirement("money.wait")
+async def test_a_ledger_that_is_not_to_wait_decides_at_once(house: House) -> None:
+    await house.budgets(budget("tenant:acme", 1_000, id="b"))
+    ledger = await house.ledger(max_wait=0.0)
+    hold = await ledger.reserve(request(fixed=900))
+    with pytest.raises(BudgetExceeded, match="Others held"):
+        await ledger.reserve(request(fixed=200))
+    await ledger.settle(paid(hold.request, 0), hold)
 
 
 @pytest.mark.requirement("money.release")

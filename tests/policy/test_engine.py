@@ -69,7 +69,7 @@ def test_a_permit_for_everything_does_not_let_others_than_admins_promote(policy_
     policy = policy_of({"own.cedar": "permit (principal, action, resource);"})
     told = policy.decide(asked("release:promote", "clerk@v2", by=OFFICE))
     assert told.reasons == (
-        "promote-only-by-admins (default.cedar:18): Releases are promoted with an admin key.",
+        "promote-only-by-admins (default.cedar:19): Releases are promoted with an admin key.",
     )
     assert not told.allowed
 

@@ -339,3 +339,28 @@ async def test_a_model_of_unknown_price_is_not_asked(make_desk: Callable[..., De
     with pytest.raises(AdmiraltyError, match="ADMIRALTY_PRICES"):
         await desk.ask(provider)
     assert provider.asked == []
+
+
+@pytest.mark.requirement("money.disconnect")
+async def test_closing_waits_for_an_answer_that_is_read_and_pays_for_it(desk: Desk) -> None:
+    rest = asyncio.Event()
+    provider = Provider(TokenDelta(text="Hel"), rest, answer(10, 5))
+    settle = Settle(desk.ledger, desk.prices, desk.estimator, desk.clock)
+    hold = Hold(desk.ledger, desk.prices, desk.estimator, desk.clock)
+    stream = fold([hold, settle, provider])(Attempt(call=question(), model=MODEL))
+    await anext(stream)
+    closing = asyncio.create_task(settle.close())
+    await asyncio.sleep(0)
+    rest.set()
+    await closing
+    assert isinstance(await anext(stream), ModelReply)
+    assert (await desk.entry())["cost_nanos"] == 10 * IN + 5 * OUT
+
+
+@pytest.mark.requirement("money.hostile")
+async def test_usage_that_cannot_be_is_brought_into_bounds(desk: Desk) -> None:
+    reply = await desk.ask(Provider(answer(-5, 10**20)))
+    assert reply.cost is not None
+    assert reply.cost > 0
+    entry = await desk.entry()
+    assert (entry["input_tokens"], entry["output_tokens"]) == (0, 2**31 - 1)
