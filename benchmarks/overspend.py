@@ -113,8 +113,9 @@ def document(results: list[Result]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    names = ", ".join(case.name for case in CASES).replace("%", "%%")
     parser.add_argument("--database", choices=("sqlite", "postgres", "both"), default="both")
-    parser.add_argument("--cases", help=f"by name, with commas: {', '.join(case.name for case in CASES)}")
+    parser.add_argument("--cases", help=f"by name, with commas: {names}")
     parser.add_argument("--processes", type=int, help="in place of each case's own number")
     parser.add_argument("--quick", action="store_true", help="60 calls on a budget worth 10, two processes")
     parser.add_argument("--json", type=Path, help="write everything to this file")
