@@ -21,6 +21,7 @@ from admiralty.core.errors import AdmiraltyError, Retryable
 from admiralty.core.frozen import replace
 from admiralty.core.ports import Clock
 from admiralty.runtime.ledger.batch import (
+    WAITER_LEASE,
     Batch,
     HeldMoney,
     OnSpent,
@@ -372,7 +373,8 @@ class Ledger:
 
     async def _keep_sweeping(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            # Twice within a lease at least: what is not renewed in time counts as a dead process's.
+            await asyncio.sleep(min(SWEEP_SECONDS, self._books.lease / 3, WAITER_LEASE / 3))
             await self._try_to_sweep()
 
     async def _try_to_sweep(self) -> None:

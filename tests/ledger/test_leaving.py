@@ -1,4 +1,4 @@
-"""Callers who go in the worst moment: their money is granted, but they have not heard of it yet."""
+"""Callers who go in the worst moment, and calls that take longer than a lease."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from admiralty.core.clock import SystemClock
 from admiralty.runtime.ledger.ledger import Ledger
 from admiralty.runtime.storage import Database
-from admiralty.runtime.storage.tables import holds
+from admiralty.runtime.storage.tables import holds, ledger
 
 from .money import add_budget, budget, paid, request
 
@@ -48,3 +48,28 @@ async def test_a_caller_who_goes_between_grant_and_news_of_it_holds_nothing(data
     left = await database.read(lambda c: c.execute(sa.select(holds.c.id)).all())
     assert left == []
     await database.close()
+
+
+@pytest.mark.requirement("money.lease")
+async def test_a_call_longer_than_the_lease_is_not_taken_for_a_dead_process_s(
+    database: Database, database_url: str
+) -> None:
+    await database.write(lambda connection: add_budget(connection, budget("tenant:acme", 1000)))
+    other = Database(database_url)
+    mine, sweeper = (
+        Ledger(each, owner=name, clock=SystemClock(), lease=0.9)
+        for each, name in ((database, "mine"), (other, "other"))
+    )
+    await mine.start()
+    wanted = request(fixed=1000)
+    hold = await mine.reserve(wanted)
+    for _ in range(20):  # for more than two leases: time must pass here
+        await asyncio.sleep(0.1)
+        await sweeper.sweep()
+    entry = await mine.settle(paid(wanted, 400), hold)
+    await mine.close()
+    await sweeper.close()
+    await other.close()
+    rows = await database.read(lambda c: c.execute(sa.select(ledger.c.id, ledger.c.estimated)).all())
+    assert (entry.cost, entry.held) == (400, 1000)
+    assert [tuple(row) for row in rows] == [(wanted.id, False)]
