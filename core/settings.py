@@ -128,7 +128,7 @@ class Settings(BaseSettings):
 
     on_disconnect: Literal["drain", "estimate"] = "drain"
     """What becomes of an answer whose client has left: read to its end, so that its usage is known; or
-    ended at once, and charged by an upper bound of what had come."""
+    ended at once, and charged at its worst case: providers may go on, and charge, for a while."""
     drain_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How long such an answer is read on."""
     budget_wait_seconds: Annotated[float, Field(ge=0)] = 60.0

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 OnDisconnect = Literal["drain", "estimate"]
 """What becomes of an answer that nobody waits for: read to its end, so that its usage is known, or ended
-at once and charged by an upper bound of what has come."""
+at once and charged at its worst case."""
 
 USAGE_REPORTED = "usage_reported"
 """Key of a reply's metadata: False where the provider did not tell what it used."""
@@ -156,7 +156,7 @@ class Settle:
         usage = self._bound(attempt, reply)
         cost = self._price(attempt, usage, seconds)
         if attempt.hold is not None:
-            cost = min(cost, attempt.hold.amount)
+            cost = attempt.hold.amount if reply is None else min(cost, attempt.hold.amount)
         return replace(entry, status=status, usage=usage, cost=cost, estimated=True)
 
     def _price(self, attempt: Attempt, usage: Usage, seconds: float) -> Nanos:
@@ -171,16 +171,21 @@ class Settle:
         return getattr(item, "details", {}).get("billed") == "unknown"
 
     def _bound(self, attempt: Attempt, reply: ModelReply | None) -> Usage:
-        """Return the most that can have been used: a token of text is at least a byte of it.
+        """Return the most that can have been used.
 
-        Where no text was seen, the model may have thought, or written a tool call: then it is the limit.
+        Of a whole answer: a token of text is at least a byte of it. Of one that broke off: all that it was
+        allowed, as a provider may go on, and charge, after nobody reads any more.
         """
-        seen = attempt.progress.text_bytes
-        if reply is not None:
-            seen = len(str(reply.message.text).encode()) + len(repr(reply.message.tool_calls).encode())
         limit = attempt.output_tokens
-        output = limit if not seen else seen if limit is None else min(seen, limit)
-        return Usage(input_tokens=attempt.input_tokens, output_tokens=output or 0)
+        if reply is None:
+            output = attempt.progress.text_bytes if limit is None else limit
+        else:
+            told = str(reply.message.text) + (
+                repr(reply.message.tool_calls) if reply.message.tool_calls else ""
+            )
+            output = len(told.encode(errors="replace"))
+            output = output if limit is None else min(output, limit)
+        return Usage(input_tokens=attempt.input_tokens, output_tokens=output)
 
 
 def _sane(usage: Usage) -> Usage:
