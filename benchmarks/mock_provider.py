@@ -50,6 +50,8 @@ class Settings:
 
     delay_ms: float = 0.0
     """Wait before the first byte of an answer, in milliseconds."""
+    jitter_ms: float = 0.0
+    """Up to so much more, at random: answers come in another order than questions."""
     chunk_delay_ms: float = 0.0
     """Wait between streamed events; 0 writes all of them at once."""
     error_rate: float = 0.0
@@ -70,9 +72,9 @@ class Settings:
         for name in ("error_rate", "cut_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a share between 0 and 1")
-        for name in ("delay_ms", "chunk_delay_ms", "answer_tokens", "prompt_tokens", "usage_factor"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        for name, value in dataclasses.asdict(self).items():
+            if value < 0:
+                raise ValueError(f"{name}={value}: expected 0 or more")
 
 
 @dataclass(kw_only=True)
@@ -133,6 +135,11 @@ class Provider:
     def happens(self, rate: float) -> bool:
         """Draw whether an event of this rate happens now; draws nothing at rate 0."""
         return rate > 0 and self._random.random() < rate
+
+    def jitter(self) -> float:
+        """Draw seconds to wait in addition; draws nothing where there is no jitter."""
+        longest = self.settings.jitter_ms / 1000
+        return self._random.uniform(0, longest) if longest else 0.0
 
     def next_id(self) -> str:
         """An id for a completion, unique in this process."""
@@ -234,7 +241,7 @@ class Connection(asyncio.Protocol):
                 tokens=int(directed.get("tokens", settings.answer_tokens)),
             )
             status = int(directed.get("status", 200))
-            delay = float(directed.get("delay_ms", settings.delay_ms)) / 1000
+            delay = float(directed.get("delay_ms", settings.delay_ms)) / 1000 + provider.jitter()
             reply = answer(request, directives)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             stats.rejected += 1

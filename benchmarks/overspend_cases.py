@@ -43,6 +43,7 @@ class Case:
         """How the mock behaves."""
         usual = {
             "delay_ms": 40.0,
+            "jitter_ms": 0.0,
             "chunk_delay_ms": 0.0,
             "error_rate": 0.0,
             "error_status": 500,
@@ -82,6 +83,8 @@ CASES: Final = (
     Case(name="1 process", processes=1),
     Case(name="no output limit", output_tokens=None),
     Case(name="reports 4x usage", provider=(("usage_factor", 4.0),)),
+    # The first answers tell of it while others are still on their way, held for at a quarter of the truth.
+    Case(name="4x usage and late answers", provider=(("usage_factor", 4.0), ("jitter_ms", 1500.0))),
     Case(name="streams", streaming=True, provider=(("chunk_delay_ms", 1.0),)),
     Case(name="30% errors", provider=(("error_rate", 0.3),)),
     Case(name="100% errors", provider=(("error_rate", 1.0),)),

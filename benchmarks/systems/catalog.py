@@ -167,6 +167,7 @@ class AdmiraltyLocal(System):
             **self._source(),
             "ADMIRALTY_OPENAI_BASE_URL": provider,
             **{f"ADMIRALTY_MODELS__{tier}": "openai:mock" for tier in ("SMALL", "MID", "FRONTIER")},
+            "ADMIRALTY_PRICES": '{"openai:mock": {"input": "1", "output": "4"}}',
             "ADMIRALTY_EMBEDDER": "hashing",
             "OPENAI_API_KEY": "unused",
         }

@@ -34,7 +34,7 @@ from admiralty.core.values import ModelCall, ModelReply, TokenDelta, Usage
 T = TypeVar("T")
 
 Describe = Callable[[], ModelCall]
-"""Returns a call without messages: who asks, for which run, with which tier and deadline."""
+"""Returns a call without messages, with an id of its own each time: who asks, for which run, by when."""
 
 
 class ScheduledChatModel(BaseChatModel):

@@ -86,7 +86,7 @@ def decide(request: HoldRequest, lines: Sequence[Line], *, behind: Line | None =
     if behind is not None:
         return Wait(behind, amount)
     for line in hard:
-        if amount > line.free or (request.unproven and not _may_try(line, amount)):
+        if amount > line.free - _hidden(request, line) or (request.unproven and not _may_try(line, amount)):
             return Wait(line, amount)
     return Admit(amount, output)
 
@@ -107,6 +107,17 @@ def _output_within(request: HoldRequest, amount: int) -> int:
     while output > 0 and price(request, output) > amount:  # rounded up twice
         output -= 1
     return output
+
+
+def _hidden(request: HoldRequest, line: Line) -> int:
+    """Return what calls of unknown price will cost above their holds, if they cost as such calls have.
+
+    The first answer tells that a provider counts several times the expected, while others are on their way.
+    """
+    if request.factor == 1.0:
+        return 0
+    above = Fraction(request.factor) - 1
+    return -(-line.counter.unproven * above.numerator // above.denominator)
 
 
 def _may_try(line: Line, amount: int) -> bool:

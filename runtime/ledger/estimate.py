@@ -157,6 +157,8 @@ class _Sample:
     cut_off: bool
     factor: float
     """By how much the hold would have had to be larger; 0 if nothing was held."""
+    exact: bool
+    """Whether the input had been expected as it was: else the factor is a bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,7 @@ class Estimator:
         self._samples.move_to_end(key)
         known = self._experience.get(key)
         if known is None:
-            known = self._experience[key] = _experience(samples)
+            known = self._experience[key] = _experience(samples, self._enough)
         return known
 
 
@@ -265,6 +267,7 @@ def _sample(entry: Entry) -> _Sample | None:
         output=usage.output_tokens,
         cut_off=0 < entry.output_limit <= usage.output_tokens,
         factor=_shortfall(entry),
+        exact=abs(entry.expected_input - usage.input_tokens) * 100 <= usage.input_tokens,
     )
 
 
@@ -285,7 +288,7 @@ def _shortfall(entry: Entry) -> float:
     return above * min(1.0, expected / into)
 
 
-def _experience(samples: Sequence[_Sample]) -> _Experience:
+def _experience(samples: Sequence[_Sample], enough: int) -> _Experience:
     ratios = [sample.ratio for sample in samples]
     most, least = max(ratios), min(ratios)
     spread = most - least
@@ -294,10 +297,13 @@ def _experience(samples: Sequence[_Sample]) -> _Experience:
         ratio = min(1.0, ratio)
     outputs = [sample.output for sample in samples]
     needed = max(2 * sample.output if sample.cut_off else sample.output for sample in samples)
+    exact = [sample.factor for sample in samples if sample.exact]
+    # Bounds of the first calls, held for by rule, would else refuse the last one that can be paid.
+    factors = exact if len(exact) >= enough else [sample.factor for sample in samples]
     return _Experience(
         count=len(samples),
         input_ratio=ratio,
         output=max(MIN_OUTPUT, math.ceil(needed * 1.25)),
         floor=max(1, median_high(outputs)),
-        factor=max(1.0, *(sample.factor for sample in samples)),
+        factor=max(1.0, *factors),
     )

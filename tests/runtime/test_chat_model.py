@@ -14,6 +14,7 @@ from langchain_core.tools import tool as langchain_tool
 from pydantic import BaseModel
 
 from admiralty.core.errors import OutputInvalid, RateLimited
+from admiralty.core.ids import new_id
 from admiralty.core.values import Caller, Identity, ModelCall, ModelReply, Usage
 from admiralty.runtime.agents.chat_model import ScheduledChatModel
 from admiralty.runtime.testing import ScriptedScheduler, calls
@@ -41,7 +42,13 @@ def stock(item_id: str) -> str:
 
 def describe() -> ModelCall:
     return ModelCall(
-        id="x", caller=CALLER, messages=(), tier="mid", max_output_tokens=50, temperature=0.2, deadline=99.0
+        id=new_id("call"),
+        caller=CALLER,
+        messages=(),
+        tier="mid",
+        max_output_tokens=50,
+        temperature=0.2,
+        deadline=99.0,
     )
 
 
