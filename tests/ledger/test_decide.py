@@ -38,6 +38,18 @@ def requests(draw: st.DrawFn) -> HoldRequest:
     )
 
 
+@given(requests(), st.lists(lines(), min_size=1, max_size=4))
+def test_what_is_admitted_leaves_room_for_calls_of_unknown_price_to_cost_as_much_above_theirs(
+    wanted: HoldRequest, state: list[Line]
+) -> None:
+    verdict = decide(wanted, state)
+    if isinstance(verdict, Admit):
+        for line in state:
+            if line.budget.hard:
+                surplus = line.counter.unproven * (wanted.factor - 1)
+                assert line.counter.spent + line.counter.held + surplus + verdict.amount <= line.budget.limit
+
+
 @given(requests(), st.lists(lines(), max_size=4), st.booleans())
 def test_what_is_admitted_fits_into_every_hard_budget_beside_what_is_spent_and_held(
     wanted: HoldRequest, state: list[Line], late: bool

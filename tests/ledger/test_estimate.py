@@ -215,6 +215,24 @@ def test_one_call_that_cost_too_much_is_enough_to_hold_more_for_the_next() -> No
 
 
 @pytest.mark.requirement("money.factor")
+def test_bounds_of_the_first_calls_no_longer_count_once_enough_were_held_for_as_they_turned_out() -> None:
+    """Input costs 1, output 10 a token; four times the output is counted, and the input is 400, not 460."""
+    first = entry(400, 400, cost=4_400, held=1_460, measure=460, output_limit=100, expected_input=460)
+    estimator = taught(*[first] * 5)
+    bound = estimator.expect(KEY, 460, 100, None)
+    assert bound.input_tokens == 400
+    assert bound.factor * 1_400 > 4_600
+    held = math.ceil(1_400 * bound.factor)
+    values: dict[str, Any] = {"measure": 460, "output_limit": 100, "expected_input": 400}
+    later = entry(400, 400, cost=4_400, held=held, factor=bound.factor, **values)
+    for _ in range(4):
+        estimator.learn(later)
+        assert estimator.expect(KEY, 460, 100, None).factor == bound.factor
+    estimator.learn(later)
+    assert estimator.expect(KEY, 460, 100, None).factor * 1_400 == pytest.approx(4_400, rel=1e-3)
+
+
+@pytest.mark.requirement("money.factor")
 @given(
     st.integers(100, 2_000), st.integers(1, 100), st.floats(1, 6), st.floats(1, 6), st.integers(1, 40),
     st.integers(1, 300), st.floats(1, 2),
