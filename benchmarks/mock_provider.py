@@ -50,8 +50,7 @@ class Settings:
 
     delay_ms: float = 0.0
     """Wait before the first byte of an answer, in milliseconds."""
-    jitter_ms: float = 0.0
-    """Up to so much more, at random: answers come in another order than questions."""
+    jitter_ms: float = 0.0  # and up to so much more, at random
     chunk_delay_ms: float = 0.0
     """Wait between streamed events; 0 writes all of them at once."""
     error_rate: float = 0.0
@@ -72,7 +71,7 @@ class Settings:
         for name in ("error_rate", "cut_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a share between 0 and 1")
-        for name, value in dataclasses.asdict(self).items():
+        for name, value in vars(self).items():
             if value < 0:
                 raise ValueError(f"{name}={value}: expected 0 or more")
 
@@ -90,8 +89,7 @@ class Stats:
     """Injected errors."""
     rejected: int = 0
     """Requests that were wrong (4xx)."""
-    cut: int = 0
-    """Connections closed by `cut_rate`."""
+    cut: int = 0  # connections, by `cut_rate`
     disconnects: int = 0
     """Clients that left before their answer ended."""
     in_flight: int = 0
@@ -138,8 +136,8 @@ class Provider:
 
     def jitter(self) -> float:
         """Draw seconds to wait in addition; draws nothing where there is no jitter."""
-        longest = self.settings.jitter_ms / 1000
-        return self._random.uniform(0, longest) if longest else 0.0
+        longest = self.settings.jitter_ms
+        return self._random.uniform(0, longest) / 1000 if longest else 0.0
 
     def next_id(self) -> str:
         """An id for a completion, unique in this process."""

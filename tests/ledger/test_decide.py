@@ -45,7 +45,7 @@ def test_calls_of_unknown_price_are_expected_to_cost_as_much_above_their_holds_a
     given = budget("tenant:acme", 1000)
     counter = Counter(held=200, unproven=unproven)
     line = Line(budget=given, charge=Charge(given.id, "", "total"), counter=counter)
-    # It costs four times its quote of 100; those on their way, held at 200, may cost three times as much more.
+    # It costs four times its quote of 100; those on their way may cost three times their holds more.
     assert isinstance(decide(request(fixed=100, factor=4.0), [line]), verdict)
 
 
