@@ -203,3 +203,41 @@ class RunInterrupted(Retryable):
     """The process that executed a run ended before the run did."""
 
     code = "run_interrupted"
+
+
+class RunLost(RunInterrupted):
+    """Another process has taken the run over: nothing that this one writes for it counts any more."""
+
+    code = "run_taken_over"
+
+
+# -- ask a person ---------------------------------------------------------------------------------
+
+
+class ApprovalRequired(AdmiraltyError):
+    """A person must allow it first. Raised by a tool before it has done anything, it pauses the run.
+
+    ``details``: ``expires_seconds`` and ``default`` where they differ from the settings'.
+    """
+
+    status = 403
+    code = "approval_required"
+
+
+class EffectUnknown(AdmiraltyError):
+    """A tool call began, and nobody knows whether it was carried out: a person must look.
+
+    ``details``: ``tool``, ``call_id``, ``digest``, ``run_id``.
+    """
+
+    status = 409
+    code = "effect_unknown"
+
+
+class VersionConflict(Conflict):
+    """A value was changed by somebody else since it was read.
+
+    ``details``: ``namespace``, ``key``, ``expected``, ``found`` (versions; 0: there is none).
+    """
+
+    code = "version_conflict"

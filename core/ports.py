@@ -21,7 +21,7 @@ AgentHost         ``runtime.hosts.LocalAgentHost``            one deployment for
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,10 +136,18 @@ class Scheduler(Protocol):
         """
         ...
 
-    async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
+    async def settle(
+        self,
+        grant: Grant,
+        *,
+        status: CallStatus,
+        seconds: float,
+        outcome: Mapping[str, Any] | None = None,
+    ) -> None:
         """Pay for what was granted at a price, or give the money back (``status`` error). Idempotent.
 
-        What was broken off (cancelled) is paid for: nobody knows how much of it was done.
+        What was broken off (cancelled) is paid for: nobody knows how much of it was done. ``outcome`` (JSON)
+        is what came of an effect, to be told again instead of doing it again; without one, nobody knows.
         """
         ...
 

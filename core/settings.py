@@ -138,6 +138,28 @@ class Settings(BaseSettings):
     default_output_tokens: Annotated[int, Field(ge=1)] = 1024
     """Output that an agent's first calls are allowed where nobody wishes anything; then it is learned."""
 
+    durability: Literal["sync", "exit"] = "sync"
+    """What of a running turn is kept as it goes: ``sync``, every answer of a model, so that none is paid for
+    twice; ``exit``, only what precedes a change of the world."""
+    run_lease_seconds: Annotated[float, Field(ge=1)] = 15.0
+    """How long after its process was last heard of a turn is taken over by another."""
+    run_attempts: Annotated[int, Field(ge=1)] = 4
+    """Executions of a turn that breaks off; then it is parked until a person retries it."""
+    run_retry_seconds: Annotated[float, Field(ge=0)] = 0.5
+    """Pause before the second execution; it doubles with each further one."""
+    max_live_runs: Annotated[int, Field(ge=1)] = 256
+    """Turns that one process executes at once; a message beyond is refused with 429."""
+    max_queued_runs: Annotated[int, Field(ge=0)] = 16
+    """Messages that may wait in one conversation; further ones are refused with 429."""
+    approval_seconds: Annotated[float, Field(gt=0)] = 86_400.0
+    """How long a person is waited for where a request does not say it."""
+    retention_days: Annotated[float, Field(gt=0)] | None = None
+    """Age at which the events and runs of a conversation are removed; the ledger is kept."""
+    retention_turns: Annotated[int, Field(ge=1)] | None = None
+    """Latest turns of a conversation that are kept; by default all."""
+    state_history: Annotated[int, Field(ge=0)] = 100
+    """Versions of a shared value that are kept besides the present one."""
+
     @classmethod
     def load(cls, **values: Any) -> Settings:
         """Build settings; ``values`` win over the environment. Raises ConfigurationError."""

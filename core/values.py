@@ -89,6 +89,22 @@ class Caller:
     agent_version: str
     conversation_id: str
     run_id: str
+    fence: int = 0
+    """Which execution of the run: what an older one writes is refused. 0: of no run that is kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JournalEntry:
+    """Where a model's reply belongs in its run, so that a run that broke off need not ask again."""
+
+    key: str
+    """Names the call within its run, the same when the run is executed again."""
+    session: Mapping[str, Any]
+    """The conversation's session as it was when the model was asked (JSON)."""
+    outcomes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What came of the tool calls since the reply before, by :func:`effect_key`."""
+    reply: ModelReply | None = None
+    """The reply itself; ``None`` in a call that has none yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +135,8 @@ class ModelCall:
     temperature: float | None = None
     streaming: bool = True
     """Whether anybody reads the text as it comes; if not, the provider is asked for it in one piece."""
+    journal: JournalEntry | None = None
+    """Under what the reply is kept as soon as it is there; ``None``: not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,6 +191,32 @@ Action = Literal[
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EffectCall:
+    """A tool call that may change the world: it is written down before it runs, and runs once."""
+
+    call_id: str
+    """The model's id of the call, unique in its run."""
+    digest: str
+    """Of tool and arguments: see :func:`effect_key`."""
+    arguments: Mapping[str, Any]
+    """As the tool is given them (JSON)."""
+    journal: tuple[JournalEntry, ...] = ()
+    """Replies of the run that are not kept yet: they are, in the same transaction."""
+    resolved: Literal["", "not_done"] = ""
+    """What the tool's ``reconcile`` has said of an earlier execution: ``not_done``, it may run now."""
+
+
+EffectState = Literal["", "begun", "finished", "unknown"]
+"""What a grant says of an effect. ``begun``: run it, and settle. ``finished``: it was done before, do not
+run it. ``unknown``: an earlier execution began it, and nobody knows how it ended. Empty: none is kept."""
+
+
+def effect_key(call_id: str, digest: str) -> str:
+    """Return the name of a tool call within its run."""
+    return f"{call_id}:{digest}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Access:
     """A question to the scheduler: may this caller do this now? And, for what has a price: pay for it."""
 
@@ -189,6 +233,8 @@ class Access:
     price: Nanos = ZERO
     deadline: float | None = None
     priority: int = 0
+    effect: EffectCall | None = None
+    """Of a tool call that may change the world."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,6 +251,8 @@ class Decision:
     """12 digits of the hash over the bundle's files."""
     enforced: bool = True
     """Whether a deny refuses the call, or is only recorded (``policy_mode = log``)."""
+    approval: str = ""
+    """Why a person must be asked, where every policy that forbids it says that a person may allow it."""
 
     @property
     def refused(self) -> bool:
@@ -214,7 +262,7 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grant:
-    """A permission given: :meth:`Scheduler.settle` must be told how it ended if it is ``priced``.
+    """A permission given: :meth:`Scheduler.settle` must be told how it ended if it is :attr:`open`.
 
     It holds all that settling needs, so that any process may do it.
     """
@@ -227,6 +275,14 @@ class Grant:
     """The money set aside."""
     charges: tuple[tuple[str, str, str], ...] = ()
     """What the money is held in: budget id, subject and window of each."""
+    effect: EffectState = ""
+    outcome: Mapping[str, Any] | None = None
+    """What came of an effect that is finished, as :meth:`Scheduler.settle` was told."""
+
+    @property
+    def open(self) -> bool:
+        """Whether somebody must be told how it ended."""
+        return self.priced or self.effect in ("begun", "unknown")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -263,7 +319,56 @@ class Passage:
         return f"[{self.source}, {section}]" if section else f"[{self.source}]"
 
 
-EventType = Literal["run", "step", "token", "tool", "handoff", "cost", "message", "done", "error"]
+ApprovalKind = Literal["tool", "policy", "agent"]
+"""Who asks for a person: the tool's definition, a policy, or the agent itself."""
+
+Verdict = Literal["approved", "rejected", "expired"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ApprovalRequest:
+    """A tool call that waits for a person."""
+
+    call_id: str
+    digest: str
+    kind: ApprovalKind
+    agent: str
+    agent_version: str
+    tool: str
+    arguments: Mapping[str, Any]
+    reason: str
+    """Why a person is asked, in words for that person."""
+    expires_seconds: float | None = None
+    """After which the default outcome holds; ``None``: as the settings say."""
+    default: Literal["reject", "approve"] = "reject"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ApprovalVerdict:
+    """What a person decided, or the clock."""
+
+    id: str
+    verdict: Verdict
+    """``expired`` means rejected by nobody's answer; where the default is to approve, it is ``approved``."""
+    arguments: Mapping[str, Any] | None = None
+    """What the person changed the arguments to; ``None``: as they were."""
+    reason: str = ""
+    by: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """What earlier executions of a run have left: what is here is not asked for, or done, again."""
+
+    replies: Mapping[str, JournalEntry] = field(default_factory=dict)
+    """By key."""
+    outcomes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of tool calls, by :func:`effect_key`."""
+    verdicts: Mapping[str, ApprovalVerdict] = field(default_factory=dict)
+    """Of persons, by :func:`effect_key` of the call as the model wished it."""
+
+
+EventType = Literal["run", "step", "token", "tool", "handoff", "cost", "approval", "message", "done", "error"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -274,7 +379,8 @@ class Event:
     agent, status}; ``token`` {text, agent}; ``tool`` {call_id, agent, name, arguments, status,
     result?, error?, seconds?}, with the problem document of a refusal as its error; ``handoff`` {source,
     target, reason}; ``cost`` {agent, model, tier, usage, cost_usd, seconds}, or of a tool {agent, tool,
-    call_id, cost_usd, seconds}; ``message`` {role, agent, content, metadata}; ``done`` {run_id, message,
+    call_id, cost_usd, seconds}; ``approval`` {approval_id, agent, tool, arguments, reason, expires_at,
+    status}; ``message`` {role, agent, content, metadata}; ``done`` {run_id, message,
     usage, cost_usd, seconds}; ``error`` a problem document (RFC 9457) with the turn's cost_usd.
     """
 
@@ -296,7 +402,14 @@ class Visit:
     deadline: float | None = None
     steps_left: int = 25
     """Model calls that remain to this turn."""
+    calls_left: int = 100
+    """Tool calls that remain to this turn."""
     streaming: bool = True
+    number: int = 0
+    """Which visit of its run it is, from 0."""
+    recorded: Recorded = field(default_factory=Recorded)
+    durability: Literal["sync", "exit"] = "sync"
+    """Whether replies are kept as they come, or only before something is changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -312,3 +425,9 @@ class VisitResult:
     """The structured output, for an agent that declares one."""
     steps: int = 0
     """Model calls that the visit made."""
+    calls: int = 0
+    """Tool calls that the visit made."""
+    pause: ApprovalRequest | None = None
+    """A person must decide before the visit can go on: then it is to be made again, with the verdict."""
+    journal: tuple[JournalEntry, ...] = ()
+    """Replies that are not kept yet; only where it pauses."""

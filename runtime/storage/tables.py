@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -94,15 +95,29 @@ conversations = Table(
     Index("ix_conversations_tenant_updated_at", "tenant", "updated_at"),
 )
 
+# One execution of a turn. ``fence`` counts who has had it: only the latest may write for it.
 runs = Table(
     "runs",
     metadata,
     Column("id", Line(40), primary_key=True),
     Column("conversation_id", Line(40), ForeignKey("conversations.id"), nullable=False),
     Column("turn", Integer, nullable=False),
+    Column("fleet", Line(48), nullable=False, server_default=""),
+    Column("tenant", Line(200), nullable=False, server_default=""),
+    # queued, running, waiting (for a person), done, failed, cancelled, parked
     Column("status", Line(16), nullable=False),
     Column("owner", Line(80), nullable=False),
     Column("lease_until", Float, nullable=False),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    # Why earlier executions ended: [{"attempt", "owner", "at", "reason"}].
+    Column("attempts", JSON, nullable=False, server_default="[]"),
+    # On whose behalf, and how: all that another process needs to go on.
+    Column("request", JSON, nullable=False, server_default="{}"),
+    # What was asked of the process that has it: cancel, interrupt, rollback.
+    Column("cancel", Line(16)),
+    Column("available_at", Float, nullable=False, server_default="0"),
+    Column("deadline", Float),
     Column("message", Prose, nullable=False),
     Column("answer", Prose),
     Column("error", JSON),
@@ -114,9 +129,158 @@ runs = Table(
         "ix_runs_live",
         "conversation_id",
         unique=True,
-        sqlite_where=text("status = 'running'"),
-        postgresql_where=text("status = 'running'"),
+        sqlite_where=text("status IN ('running', 'waiting')"),
+        postgresql_where=text("status IN ('running', 'waiting')"),
     ),
+    # What workers look for: few rows, however many runs there have been.
+    Index(
+        "ix_runs_open",
+        "status",
+        "available_at",
+        sqlite_where=text("status IN ('queued', 'running')"),
+        postgresql_where=text("status IN ('queued', 'running')"),
+    ),
+    Index("ix_runs_finished_at", "finished_at"),
+)
+
+# Models' replies of runs that have not ended well yet: what an execution that broke off had asked.
+steps = Table(
+    "steps",
+    metadata,
+    Column("run_id", Line(40), primary_key=True),
+    Column("key", Line(80), primary_key=True),
+    Column("reply", JSON, nullable=False),
+    Column("session", JSON, nullable=False),
+    Column("outcomes", JSON, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+# Every tool call that may change the world: written before it runs, and again when it has.
+effects = Table(
+    "effects",
+    metadata,
+    Column("conversation_id", Line(40), primary_key=True),
+    Column("run_id", Line(40), primary_key=True),
+    Column("call_id", Line(200), primary_key=True),
+    Column("digest", Line(64), primary_key=True),
+    Column("tenant", Line(200), nullable=False),
+    Column("agent", Line(48), nullable=False),
+    Column("agent_version", Line(16), nullable=False),
+    Column("tool", Line(200), nullable=False),
+    Column("effect", Line(16), nullable=False),  # read, write, irreversible
+    Column("arguments", JSON, nullable=False),
+    # begun, finished, unknown: it was begun, and nobody knows how it ended
+    Column("status", Line(16), nullable=False),
+    Column("outcome", JSON),
+    # Who says so: tool, reconcile, outbox, or a person.
+    Column("resolved_by", Line(200)),
+    Column("fence", Integer, nullable=False),
+    Column("begun_at", Float, nullable=False),
+    Column("finished_at", Float),
+    Index("ix_effects_run_id", "run_id"),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", Line(40), primary_key=True),
+    Column("tenant", Line(200), nullable=False),
+    Column("fleet", Line(48), nullable=False),
+    Column("conversation_id", Line(40), nullable=False),
+    Column("run_id", Line(40), nullable=False),
+    Column("call_id", Line(200), nullable=False),
+    Column("digest", Line(64), nullable=False),
+    Column("kind", Line(16), nullable=False),  # tool, policy, agent
+    Column("agent", Line(48), nullable=False),
+    Column("agent_version", Line(16), nullable=False),
+    Column("user", Line(200)),
+    Column("tool", Line(200), nullable=False),
+    Column("arguments", JSON, nullable=False),
+    Column("reason", Prose, nullable=False),
+    Column("status", Line(16), nullable=False),  # pending, approved, rejected, expired, withdrawn
+    Column("default", Line(16), nullable=False),  # reject, approve
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("decided_at", Float),
+    Column("decided_by", Line(200)),
+    Column("decision_reason", Prose),
+    Column("edited", JSON),
+    Index("ix_approvals_tenant_created_at", "tenant", "created_at"),
+    Index("ix_approvals_once", "run_id", "call_id", "digest", unique=True),
+    Index("ix_approvals_status_expires_at", "status", "expires_at"),
+)
+
+# LangGraph's checkpoints: what a conversation's graph keeps between turns.
+thread_checkpoints = Table(
+    "thread_checkpoints",
+    metadata,
+    Column("thread_id", Line(200), primary_key=True),
+    Column("checkpoint_ns", Line(200), primary_key=True),
+    Column("checkpoint_id", Line(80), primary_key=True),
+    Column("parent_id", Line(80)),
+    Column("run_id", Line(40)),
+    Column("type", Line(40), nullable=False),
+    Column("checkpoint", LargeBinary, nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+)
+
+thread_writes = Table(
+    "thread_writes",
+    metadata,
+    Column("thread_id", Line(200), primary_key=True),
+    Column("checkpoint_ns", Line(200), primary_key=True),
+    Column("checkpoint_id", Line(80), primary_key=True),
+    Column("task_id", Line(80), primary_key=True),
+    Column("idx", Integer, primary_key=True),
+    Column("task_path", Line(500), nullable=False, server_default=""),
+    Column("channel", Line(200), nullable=False),
+    Column("type", Line(40), nullable=False),
+    Column("value", LargeBinary, nullable=False),
+)
+
+# Values that agents share. ``version`` counts the writes of a key; a deleted key keeps its count.
+state_values = Table(
+    "state_values",
+    metadata,
+    Column("tenant", Line(200), primary_key=True),
+    Column("namespace", Line(200), primary_key=True),
+    Column("key", Line(200), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("value", JSON),
+    Column("deleted", Boolean, nullable=False, server_default=text("false")),
+    Column("updated_at", Float, nullable=False),
+)
+
+state_history = Table(
+    "state_history",
+    metadata,
+    Column("tenant", Line(200), primary_key=True),
+    Column("namespace", Line(200), primary_key=True),
+    Column("key", Line(200), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("value", JSON),
+    Column("deleted", Boolean, nullable=False),
+    Column("at", Float, nullable=False),
+    # Who wrote it: the agent's version and run, or a person by their key.
+    Column("fleet", Line(48), nullable=False),
+    Column("agent", Line(48), nullable=False),
+    Column("agent_version", Line(16), nullable=False),
+    Column("conversation_id", Line(40), nullable=False),
+    Column("run_id", Line(40), nullable=False),
+    Column("user", Line(200)),
+    Column("key_id", Line(40)),
+)
+
+# For the few cases that cannot be told afterwards that somebody else was first.
+state_locks = Table(
+    "state_locks",
+    metadata,
+    Column("tenant", Line(200), primary_key=True),
+    Column("namespace", Line(200), primary_key=True),
+    Column("key", Line(200), primary_key=True),
+    Column("holder", Line(80), nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("lease_until", Float, nullable=False),
 )
 
 events = Table(
