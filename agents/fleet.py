@@ -31,6 +31,8 @@ class Limits:
 
     steps: int = 25
     """Model calls in a turn."""
+    calls: int = 100
+    """Tool calls in a turn."""
     handoffs: int = 6
     seconds: float = 120.0
     """From the arrival of the message to the end of the answer."""
@@ -38,7 +40,7 @@ class Limits:
     """Messages of earlier turns that agents are shown."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "handoffs", "seconds", "history"):
+        for name in ("steps", "calls", "handoffs", "seconds", "history"):
             if not getattr(self, name) > 0:
                 raise DefinitionError(f"Limits.{name}", getattr(self, name), "not above 0", "Raise it.")
 

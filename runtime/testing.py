@@ -17,17 +17,19 @@ from langchain_core.messages.tool import ToolCall
 
 from admiralty.core.errors import AdmiraltyError, ProviderUnavailable
 from admiralty.core.ids import new_id
-from admiralty.core.money import Nanos
+from admiralty.core.money import ZERO, Nanos
 from admiralty.core.ports import AnswerStream
 from admiralty.core.values import (
     Access,
     CallStatus,
     Decision,
+    EffectState,
     Grant,
     ModelCall,
     ModelReply,
     TokenDelta,
     Usage,
+    effect_key,
 )
 
 Answer = str | Mapping[str, Any] | AIMessage | Exception
@@ -68,7 +70,9 @@ class ScriptedScheduler:
         self.accesses: list[Access] = []
         """Everything that was asked for besides, in order."""
         self.settled: list[tuple[Grant, CallStatus]] = []
-        """What was granted at a price, with how it ended."""
+        """What was granted at a price, or would change something, with how it ended."""
+        self.outcomes: dict[tuple[str, str], Mapping[str, Any] | None] = {}
+        """What came of the calls that change something, by run and effect key; ``None``: nobody knows."""
 
     def stream(self, call: ModelCall) -> AnswerStream:
         return self._stream(call)
@@ -88,10 +92,39 @@ class ScriptedScheduler:
         self.accesses.append(access)
         if self._deny and (refusal := self._deny(access)):
             raise refusal
-        return Grant(access=access, priced=access.price > 0, held=access.price)
+        state, outcome = self._begin(access)
+        priced = access.price > 0 and state != "finished"
+        return Grant(
+            access=access,
+            priced=priced,
+            held=access.price if priced else ZERO,
+            effect=state,
+            outcome=outcome,
+        )
 
-    async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:  # noqa: ARG002 - the port's signature
+    def _begin(self, access: Access) -> tuple[EffectState, Mapping[str, Any] | None]:
+        if access.effect is None:
+            return "", None
+        key = (access.caller.run_id, effect_key(access.effect.call_id, access.effect.digest))
+        if key not in self.outcomes or access.effect.resolved == "not_done":
+            self.outcomes[key] = None
+            return "begun", None
+        outcome = self.outcomes[key]
+        return ("unknown", None) if outcome is None else ("finished", outcome)
+
+    async def settle(
+        self,
+        grant: Grant,
+        *,
+        status: CallStatus,
+        seconds: float,  # noqa: ARG002 - the port's signature
+        outcome: Mapping[str, Any] | None = None,
+    ) -> None:
         self.settled.append((grant, status))
+        effect = grant.access.effect
+        if effect is not None and outcome is not None:
+            key = (grant.access.caller.run_id, effect_key(effect.call_id, effect.digest))
+            self.outcomes[key] = outcome
 
     async def _answer(self, call: ModelCall) -> AIMessage:
         self.calls.append(call)

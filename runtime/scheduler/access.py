@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from admiralty.core.errors import AdmiraltyError
 from admiralty.core.money import ZERO
@@ -103,7 +104,14 @@ class AccessControl:
         self._watch(grant)
         return grant
 
-    async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
+    async def settle(
+        self,
+        grant: Grant,
+        *,
+        status: CallStatus,
+        seconds: float,
+        outcome: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> None:
         """Charge the price, or give it back (``status`` error)."""
         if not grant.priced:
             return

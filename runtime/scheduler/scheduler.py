@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol
 
 from admiralty.core.errors import ConfigurationError, ProviderUnavailable
 from admiralty.core.ports import AnswerStream
@@ -63,9 +63,16 @@ class LocalScheduler:
             raise ConfigurationError("The scheduler has no access control: nothing but models may be asked.")
         return await self._access.authorize(access)
 
-    async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
+    async def settle(
+        self,
+        grant: Grant,
+        *,
+        status: CallStatus,
+        seconds: float,
+        outcome: Mapping[str, Any] | None = None,
+    ) -> None:
         if self._access is not None:
-            await self._access.settle(grant, status=status, seconds=seconds)
+            await self._access.settle(grant, status=status, seconds=seconds, outcome=outcome)
 
 
 async def last_reply(stream: AsyncIterator[TokenDelta | ModelReply]) -> ModelReply:

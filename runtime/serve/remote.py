@@ -82,8 +82,15 @@ class RemoteScheduler:
         result: Grant = await _unary(self._authorize, access)
         return result
 
-    async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
-        await _unary(self._settle, grant, status, seconds)
+    async def settle(
+        self,
+        grant: Grant,
+        *,
+        status: CallStatus,
+        seconds: float,
+        outcome: Mapping[str, Any] | None = None,
+    ) -> None:
+        await _unary(self._settle, grant, status, seconds, outcome)
 
 
 class RemoteAgentHost:

@@ -86,7 +86,7 @@ def test_a_wrong_fleet_is_refused_with_key_value_and_remedy(
 
 
 @pytest.mark.requirement("definitions.errors")
-@pytest.mark.parametrize("name", ["steps", "handoffs", "seconds", "history"])
+@pytest.mark.parametrize("name", ["steps", "calls", "handoffs", "seconds", "history"])
 def test_a_limit_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(DefinitionError, match=rf"Limits\.{name} = 0: not above 0"):
         Limits(**{name: 0})

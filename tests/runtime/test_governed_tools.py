@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -295,10 +295,17 @@ class SlowGrants(ScriptedScheduler):
         await self.go.wait()
         return await super().authorize(access)
 
-    async def settle(self, grant: Grant, *, status: CallStatus, seconds: float) -> None:
+    async def settle(
+        self,
+        grant: Grant,
+        *,
+        status: CallStatus,
+        seconds: float,
+        outcome: Mapping[str, Any] | None = None,
+    ) -> None:
         if self.broken:
             raise Retryable("The ledger is away.")
-        await super().settle(grant, status=status, seconds=seconds)
+        await super().settle(grant, status=status, seconds=seconds, outcome=outcome)
         self.paid.set()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
@@ -48,9 +49,11 @@ class SchedulerReplica:
         """Forward to the scheduler."""
         return await self._scheduler.authorize(access)
 
-    async def settle(self, grant: Grant, status: CallStatus, seconds: float) -> None:
+    async def settle(
+        self, grant: Grant, status: CallStatus, seconds: float, outcome: Mapping[str, Any] | None = None
+    ) -> None:
         """Forward to the scheduler."""
-        await self._scheduler.settle(grant, status=status, seconds=seconds)
+        await self._scheduler.settle(grant, status=status, seconds=seconds, outcome=outcome)
 
     async def __del__(self) -> None:
         """Settle what is under way, and let go; Serve awaits this."""
