@@ -115,7 +115,7 @@ def upgrade() -> None:
     op.create_table(
         "thread_checkpoints",
         sa.Column("thread_id", sa.String(length=200), nullable=False),
-        sa.Column("checkpoint_ns", sa.String(length=200), nullable=False),
+        sa.Column("checkpoint_ns", sa.Text(), nullable=False),
         sa.Column("checkpoint_id", sa.String(length=80), nullable=False),
         sa.Column("parent_id", sa.String(length=80), nullable=True),
         sa.Column("run_id", sa.String(length=40), nullable=True),
@@ -129,11 +129,11 @@ def upgrade() -> None:
     op.create_table(
         "thread_writes",
         sa.Column("thread_id", sa.String(length=200), nullable=False),
-        sa.Column("checkpoint_ns", sa.String(length=200), nullable=False),
+        sa.Column("checkpoint_ns", sa.Text(), nullable=False),
         sa.Column("checkpoint_id", sa.String(length=80), nullable=False),
         sa.Column("task_id", sa.String(length=80), nullable=False),
         sa.Column("idx", sa.Integer(), nullable=False),
-        sa.Column("task_path", sa.String(length=500), server_default="", nullable=False),
+        sa.Column("task_path", sa.Text(), server_default="", nullable=False),
         sa.Column("channel", sa.String(length=200), nullable=False),
         sa.Column("type", sa.String(length=40), nullable=False),
         sa.Column("value", sa.LargeBinary(), nullable=False),
