@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from admiralty.agents.agent import NAME, Agent
 from admiralty.agents.prompt import definition_directory
@@ -45,6 +45,8 @@ class Limits:
                 raise DefinitionError(f"Limits.{name}", getattr(self, name), "not above 0", "Raise it.")
 
 
+MultitaskStrategy = Literal["reject", "enqueue", "interrupt", "rollback"]
+
 Documents = Mapping[str, Sequence[str | Path]]
 """Names of corpora, each with the files that belong to it."""
 
@@ -69,6 +71,10 @@ class Fleet:
     setup: Callable[[FleetContext], Any] | None = None
     """Opens what the tools need, once in each process; they find it as ``ctx.resources``."""
     limits: Limits = field(default_factory=Limits)
+    multitask_strategy: MultitaskStrategy = "reject"
+    """What becomes of a message that comes while an earlier one of its conversation is being answered:
+    ``reject`` it, ``enqueue`` it, or let it ``interrupt`` the earlier turn (what was done is kept in mind)
+    or ``rollback`` it (it is forgotten, unless it has changed something)."""
     directory: Path = field(default=Path(), repr=False)
     """Folder of the file that defines the fleet; found by itself."""
 
@@ -85,6 +91,13 @@ class Fleet:
         if self.setup is not None and not callable(self.setup):
             raise DefinitionError(
                 f"{key}.setup", self.setup, "cannot be called", "Give a function of a FleetContext."
+            )
+        if self.multitask_strategy not in get_args(MultitaskStrategy):
+            raise DefinitionError(
+                f"{key}.multitask_strategy",
+                self.multitask_strategy,
+                "unknown",
+                f"Use one of {', '.join(get_args(MultitaskStrategy))}.",
             )
         self._check_names(key)
         shared = _shared_tools(self.tools, key)

@@ -386,6 +386,8 @@ class Event:
 
     type: EventType
     data: Mapping[str, Any]
+    seq: int | None = None
+    """Its number in the conversation, from 1 without gaps, once it is stored; tokens have none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -120,7 +120,7 @@ async def open_local(
         host = LocalAgentHost(
             fleet, fleet.agents, Surroundings(scheduler=asked, memory=memory, resources=resources)
         )
-        conversations = await build_conversations(fleet, host, database, stack)
+        conversations = await build_conversations(fleet, host, database, settings)
         stack.push_async_callback(conversations.drain, 5.0)
         yield LocalFleet(
             conversations=conversations,

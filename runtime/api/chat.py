@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from admiralty.core.values import Event
 from admiralty.runtime.api.chat_schema import UNUSED, ChatMessage, ChatRequest
 from admiralty.runtime.api.errors import invalid, openai_error
-from admiralty.runtime.storage.conversations import Run
+from admiralty.runtime.durable.values import Run
 
 CONVERSATION_KEY = "conversation_id"
 MAX_METADATA = 16_384

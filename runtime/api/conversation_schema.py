@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from admiralty.runtime.api.wire import Given, Shown
-from admiralty.runtime.storage.conversations import RunStatus
+from admiralty.runtime.durable.values import RunStatus
 
 
 class NewConversation(Given):

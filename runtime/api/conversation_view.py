@@ -20,8 +20,10 @@ from admiralty.runtime.api.conversation_schema import (
     UsageLineInfo,
 )
 from admiralty.runtime.conversations.service import ConversationView
+from admiralty.runtime.durable.values import Run
 from admiralty.runtime.ledger.reports import UsageLine
-from admiralty.runtime.storage.conversations import Conversation, Run, StoredEvent
+from admiralty.runtime.storage.conversations import Conversation
+from admiralty.runtime.storage.events import StoredEvent
 
 
 def conversation_info(conversation: Conversation) -> ConversationInfo:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import AsyncExitStack
-from typing import Any
-
-from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from admiralty.agents import Fleet
 from admiralty.core.clock import SystemClock
 from admiralty.core.ids import new_id
 from admiralty.core.ports import AgentHost
+from admiralty.core.settings import Settings
 from admiralty.runtime.conversations import Conversations
-from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.storage import Database
-from admiralty.runtime.storage.checkpoints import open_checkpointer
-from admiralty.runtime.storage.conversations import ConversationStore
+from admiralty.runtime.storage.checkpoints import SqlCheckpointSaver
 
 
 def process_name() -> str:
@@ -26,21 +21,17 @@ def process_name() -> str:
 
 
 async def build_conversations(
-    fleet: Fleet,
-    host: AgentHost,
-    database: Database,
-    stack: AsyncExitStack,
+    fleet: Fleet, host: AgentHost, database: Database, settings: Settings
 ) -> Conversations:
-    """Build the coordinator of the fleet's conversations; ``stack`` closes what it opens."""
-    clock = SystemClock()
-    checkpointer: BaseCheckpointSaver[Any] = await stack.enter_async_context(open_checkpointer(database.url))
+    """Build the coordinator of the fleet's conversations, and begin its background work: drain it."""
     conversations = Conversations(
         fleet=fleet,
         host=host,
-        store=ConversationStore(database, owner=process_name(), clock=clock),
-        reports=Reports(database),
-        checkpointer=checkpointer,
-        clock=clock,
+        database=database,
+        checkpointer=SqlCheckpointSaver(database),
+        clock=SystemClock(),
+        owner=process_name(),
+        settings=settings,
     )
     conversations.start()
     return conversations

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypedDict
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, TypedDict
 
 from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 
 from admiralty.agents import Agent, Fleet
 from admiralty.core.errors import LimitExceeded, RunInterrupted
 from admiralty.core.ports import AgentHost
-from admiralty.core.values import Caller, Event, Visit, VisitResult
+from admiralty.core.values import Caller, Event, Recorded, Visit, VisitResult
 
 Emit = Callable[[Event], None]
 
@@ -40,8 +40,10 @@ class TurnState(TypedDict, total=False):
     messages: Annotated[list[BaseMessage], extend]
     session: dict[str, Any]
     turn: int
+    run_id: str
     entry: str
     steps: int
+    calls: int
     handoffs: int
 
 
@@ -53,6 +55,11 @@ class TurnContext:
     deadline: float
     streaming: bool
     emit: Emit
+    recorded: Recorded = field(default_factory=Recorded)
+    """What earlier executions of the run have left."""
+    durability: Literal["sync", "exit"] = "sync"
+    paused: list[VisitResult] = field(default_factory=list)
+    """The visit that waits for a person, once one does."""
 
 
 def build_graph(
@@ -89,7 +96,11 @@ def _node(
             session=state.get("session", {}),
             deadline=context.deadline,
             steps_left=limits.steps - state["steps"],
+            calls_left=limits.calls - state["calls"],
             streaming=context.streaming,
+            number=state["handoffs"],
+            recorded=context.recorded,
+            durability=context.durability,
         )
         result: VisitResult | None = None
         async with aclosing(host.visit(visit)) as stream:
@@ -100,11 +111,18 @@ def _node(
                     context.emit(item)
         if result is None:
             raise RunInterrupted(f"{agent.name} broke off without a result.")
+        if result.pause is not None:
+            context.paused.append(result)
+            # The verdict comes with the visit's record; LangGraph hands the answers to earlier interrupts
+            # of this node out first, and raises at the one that has none.
+            while True:
+                interrupt({"tool": result.pause.tool, "call_id": result.pause.call_id})
         return Command(
             update={
                 "messages": list(result.messages),
                 "session": dict(result.session),
                 "steps": state["steps"] + result.steps,
+                "calls": state["calls"] + result.calls,
                 "handoffs": state["handoffs"] + (1 if result.handoff else 0),
             },
             goto=result.handoff or END,

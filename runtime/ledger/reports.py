@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 
 from admiralty.core.errors import InvalidRequest
-from admiralty.core.money import Nanos
+from admiralty.core.money import Nanos, dollars_text
 from admiralty.core.values import Usage
 from admiralty.runtime.ledger.rows import TOKENS
 from admiralty.runtime.ledger.viewer import OPERATOR, Viewer
@@ -97,6 +97,21 @@ class Reports:
     async def by_conversation(self, conversation_id: str) -> Sequence[UsageLine]:
         """Return a conversation's calls, summed by agent, tier, model and tool."""
         return await self._usage(ledger.c.conversation_id == conversation_id)
+
+    async def of_run(self, conversation_id: str, run_id: str) -> dict[str, Any]:
+        """Return what a run has used and cost so far, as its last event tells it."""
+        here = sa.and_(ledger.c.conversation_id == conversation_id, ledger.c.run_id == run_id)
+        lines = await self._usage(here)
+        used = sum((line.usage for line in lines), Usage())
+        return {
+            "usage": {
+                "input_tokens": used.input_tokens,
+                "output_tokens": used.output_tokens,
+                "total_tokens": used.total_tokens,
+            },
+            "cost_usd": dollars_text(Nanos(sum(line.cost for line in lines))),
+            "unpriced_calls": sum(line.unpriced_calls for line in lines),
+        }
 
     async def totals(self) -> Sequence[UsageLine]:
         """Return all calls, summed by agent, tier, model and tool."""

@@ -6,7 +6,6 @@ import asyncio
 import importlib.metadata
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
 
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
@@ -43,8 +42,7 @@ class Gateway:
     ) -> None:
         forget_keys(os.environ, spec.settings)  # inline agents run here
         fleet, settings = load_fleet(spec.fleet), spec.settings
-        self._stack = AsyncExitStack()
-        database = await asyncio.to_thread(Database.of, settings)
+        database = self._database = await asyncio.to_thread(Database.of, settings)
         remote_scheduler, remote_memory = RemoteScheduler(scheduler), RemoteMemory(memory)
         inline = [agent for agent in fleet.agents if agent.name not in agents]
         resources = None
@@ -56,7 +54,7 @@ class Gateway:
             Surroundings(scheduler=remote_scheduler, memory=remote_memory, resources=resources),
         )
         host = SplitAgentHost([agent.name for agent in inline], local, RemoteAgentHost(agents))
-        self._conversations = await build_conversations(fleet, host, database, self._stack)
+        self._conversations = await build_conversations(fleet, host, database, settings)
         self._parts = ApiParts(
             conversations=self._conversations,
             keys=ApiKeys(database),
@@ -79,7 +77,7 @@ class Gateway:
     async def __del__(self) -> None:
         """Finish the running turns, which outlive the requests that Serve waits for; Serve awaits this."""
         await self._conversations.drain(DRAIN_SECONDS)
-        await self._stack.aclose()
+        await self._database.close()
 
 
 async def _ready(parts: Mapping[str, Callable[[], Awaitable[bool]]]) -> Mapping[str, bool]:
