@@ -42,6 +42,8 @@ class PolicyRule(Shown):
     line: int
     message: str
     """What those are told whom it refuses something."""
+    approval: str
+    """Why a person is asked whether it may be done all the same; empty where nobody is."""
 
 
 class PolicyInfo(Shown):

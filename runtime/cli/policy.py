@@ -61,7 +61,9 @@ def show(fleet: FleetName = "fleets.support", home: Home = None, as_json: AsJson
     rules = Table("policy", "effect", "at", "message", box=None, header_style="bold")
     for rule in bundle.rules.values():
         place = f"{rule.file}:{rule.line}"
-        rules.add_row(escape(rule.id), rule.effect, escape(place), escape(rule.message) or "-")
+        asks = f"asks a person: {rule.approval}" if rule.approval else ""
+        told = " ".join(text for text in (rule.message, asks) if text)
+        rules.add_row(escape(rule.id), rule.effect, escape(place), escape(told) or "-")
     console.print(rules)
 
 

@@ -27,6 +27,12 @@ DEFAULT = Path(__file__).with_name("default")
 DIGITS = 12
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
+APPROVED_ACTION: Action = "tool:call"
+"""What a person can be asked about: nothing else waits."""
+
+PERSON = "person"
+"""In a context's ``approvals``: somebody has approved this very call."""
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _GUIDE = "See docs/policy.md."
 _REMEDIES = (
@@ -66,6 +72,8 @@ class Rule:
     line: int
     message: str = ""
     """For whoever is refused: its ``@message``."""
+    approval: str = ""
+    """Why a person is asked whether it may be done all the same: its ``@approval``."""
 
     @property
     def reason(self) -> str:
@@ -287,7 +295,30 @@ def _rule(statement: Statement, form: Mapping[str, Any]) -> Rule:
         file=statement.file,
         line=statement.line,
         message=annotations.get("message") or "",
+        approval=_approval(statement, form),
     )
+
+
+def _approval(statement: Statement, form: Mapping[str, Any]) -> str:
+    """Return why a person is asked; refuse where no answer of theirs could change anything."""
+    annotations = form.get("annotations", {})
+    if "approval" not in annotations:
+        return ""
+    text = (annotations["approval"] or "").strip()
+    problem = ""
+    if not text:
+        problem, remedy = "@approval without a text", "Say why a person is asked: they read it."
+    elif form["effect"] != "forbid":
+        problem, remedy = "@approval on a permit", "Write a forbid that an approval lifts."
+    elif not _on(APPROVED_ACTION, [form]):
+        problem = "@approval on what is no tool call"
+        remedy = f"Persons are asked about {APPROVED_ACTION} only: leave it out."
+    elif "approvals" not in mentions_of([form]) or json.dumps(PERSON) not in json.dumps(form["conditions"]):
+        problem = "@approval on a forbid that no approval lifts"
+        remedy = f'Add `unless {{ context.approvals.contains("{PERSON}") }}`.'
+    if problem:
+        _fail(statement.file, statement.line, problem, f"{remedy} {_GUIDE}")
+    return text
 
 
 def _refuse(statement: Statement, errors: Sequence[str]) -> NoReturn:

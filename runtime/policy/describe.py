@@ -26,6 +26,7 @@ def bundle_json(bundle: Bundle, mode: str) -> Mapping[str, Any]:
                 "file": rule.file,
                 "line": rule.line,
                 "message": rule.message,
+                "approval": rule.approval,
             }
             for rule in bundle.rules.values()
         ],

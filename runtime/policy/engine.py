@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import cedarpy
@@ -18,7 +18,7 @@ from admiralty.core.errors import ConfigurationError
 from admiralty.core.ports import Clock
 from admiralty.core.settings import Settings
 from admiralty.core.values import TIERS, Access, Caller, Decision, Identity
-from admiralty.runtime.policy.bundle import ACTIONS, Bundle, load_bundle
+from admiralty.runtime.policy.bundle import ACTIONS, APPROVED_ACTION, PERSON, Bundle, Rule, load_bundle
 from admiralty.runtime.policy.context import CONVERSATION_FACTS, UnfitFact, build_context, user_name
 from admiralty.runtime.policy.mentions import Mentions
 from admiralty.runtime.policy.stock import (
@@ -128,21 +128,43 @@ class CedarPolicy:
         }
         if text:  # without a context, Cedar saves half the time that it takes to decide
             request["context"] = text
-        result = self._evaluate(request, self.bundle.policies, self._known(key, access))
+        known = self._known(key, access)
+        result = self._evaluate(request, self.bundle.policies, known)
         # Cedar skips a policy that fails: a forbid that fails would not forbid.
         errors = tuple(result.diagnostics.errors)
+        rules = [self.bundle.rules[name] for name in sorted(result.diagnostics.reasons)]
+        allowed = result.decision is cedarpy.Decision.Allow and not errors
+        asks = not (allowed or errors) and access.action == APPROVED_ACTION
         decision = Decision(
-            allowed=result.decision is cedarpy.Decision.Allow and not errors,
-            reasons=tuple(self.bundle.rules[name].reason for name in sorted(result.diagnostics.reasons)),
+            allowed=allowed,
+            reasons=tuple(rule.reason for rule in rules),
             errors=errors,
             bundle=self.bundle.hash,
             enforced=self.enforced,
+            approval=self._approval(rules, request, context, known) if asks else "",
         )
         if not mentions.conversation:  # what was spent is never the same again
             if len(self._decided) >= MAX_DECIDED:
                 self._decided.clear()
             self._decided[who["id"], key, text] = decision
         return decision
+
+    def _approval(
+        self,
+        rules: Sequence[Rule],
+        request: Mapping[str, Any],
+        context: Mapping[str, Any],
+        known: cedarpy.Entities,
+    ) -> str:
+        """Return why a person is asked about a denied call: empty where their yes would not help."""
+        if not rules or not all(rule.approval for rule in rules):
+            return ""
+        approved = json.dumps({**context, "approvals": [*context["approvals"], PERSON]})
+        result = self._evaluate({**request, "context": approved}, self.bundle.policies, known)
+        # Nobody is asked in vain: it may be that no policy permits it either.
+        if result.decision is not cedarpy.Decision.Allow or result.diagnostics.errors:
+            return ""
+        return "; ".join(dict.fromkeys(rule.approval for rule in rules))
 
     def _denied(self, error: str) -> Decision:
         return Decision(allowed=False, errors=(error,), bundle=self.bundle.hash, enforced=self.enforced)

@@ -73,7 +73,10 @@ class PolicyGate:
 
 
 def refusal(access: Access, decision: Decision) -> Denied:
-    """Return the error that tells why: its details hold policies, reasons and bundle."""
+    """Return the error that tells why: its details hold policies, reasons and bundle.
+
+    Where a person may allow it all the same, ``approval`` tells why they are asked.
+    """
     who = access.caller.agent or access.caller.identity.user or "this key"
     if decision.errors:
         why = "The policy could not be evaluated, and is taken as a no."
@@ -89,4 +92,5 @@ def refusal(access: Access, decision: Decision) -> Denied:
         reasons=list(decision.reasons),
         errors=list(decision.errors),
         bundle=decision.bundle,
+        **({"approval": decision.approval} if decision.approval else {}),
     )

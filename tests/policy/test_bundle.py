@@ -14,6 +14,7 @@ from admiralty.runtime.policy import load_bundle
 from .conftest import AGENTS, SCHEMA, PolicyOf, asked, caller, entities, session, write_files
 
 PERMIT = "permit (principal, action, resource);"
+LIFTED = 'forbid (principal, action, resource) unless { context.approvals.contains("person") };'
 
 
 def acme(**more: object) -> Mapping[str, object]:
@@ -59,6 +60,30 @@ WRONG: dict[str, tuple[Mapping[str, str], str]] = {
         r'b\.cedar:2: @id\("x"\) is taken by the policy at a\.cedar:1\. Give it another',
     ),
     "an odd id": ({"a.cedar": f'@id("a b") {PERMIT}'}, r"a\.cedar:1: @id\('a b'\) is no id\. Use letters"),
+    "an approval that is no forbid's": (
+        {"a.cedar": f'\n@approval("why") {PERMIT}'},
+        r"a\.cedar:2: @approval on a permit\. Write a forbid",
+    ),
+    "an approval without a text": (
+        {"a.cedar": f'@approval("") {LIFTED}'},
+        r"a\.cedar:1: @approval without a text\. Say why",
+    ),
+    "an approval without a value": (
+        {"a.cedar": f"@approval {LIFTED}"},
+        r"a\.cedar:1: @approval without a text",
+    ),
+    "an approval that lifts nothing": (
+        {"a.cedar": '@approval("why")\nforbid (principal, action, resource) when { context.hour > 20 };'},
+        r"a\.cedar:1: @approval on a forbid that no approval lifts\. Add `unless .*person",
+    ),
+    "an approval of somebody else": (
+        {"a.cedar": '@approval("why") ' + LIFTED.replace("person", "manager")},
+        r"a\.cedar:1: @approval on a forbid that no approval lifts",
+    ),
+    "an approval of a model call": (
+        {"a.cedar": '@approval("why") ' + LIFTED.replace("action,", 'action == Action::"model:call",')},
+        r"a\.cedar:1: @approval on what is no tool call\. Persons are asked about tool:call only",
+    ),
     "nothing permitted": ({"default.cedar": "// nothing"}, r"no permit .* default\.cedar"),
     "schema: unknown type": (
         {"more.cedarschema": "entity Ship;\nentity Fleet2 in [Sea];"},

@@ -23,7 +23,7 @@ def test_the_examples_of_the_documentation_are_a_bundle_that_does_what_it_says(
     (facts,), (listed,) = blocks(root, "cedarschema"), blocks(root, "json")
     text = "\n".join(blocks(root, "cedar"))
     ids = re.findall(r'@id\("(.*?)"\)', text)
-    assert len(ids) == len(blocks(root, "cedar")) + 1 == 5
+    assert len(ids) == len(blocks(root, "cedar")) + 1 == 6
     own = 'permit (principal, action == Action::"tool:call", resource == Tool::"refund");'
     policy = policy_of(
         {
@@ -54,5 +54,11 @@ def test_the_examples_of_the_documentation_are_a_bundle_that_does_what_it_says(
     assert denied(big) == ["long-talks-without-frontier"]
     assert denied(asked("tool:call", "look", by=caller()), evening) == ["trial-by-day"]
     assert denied(asked("tool:call", "look", by=caller())) == []
-    assert denied(asked("tool:call", "refund", by=caller(user="bob"))) == ["seniors-refund"]
-    assert denied(asked("tool:call", "refund", by=caller(user="ann"))) == []
+    both = ["refunds-by-a-person", "seniors-refund"]
+    assert sorted(denied(asked("tool:call", "refund", by=caller(user="bob")))) == both
+    yes = {"approvals": ["person"]}
+    assert denied(asked("tool:call", "refund", by=caller(user="bob"), facts=yes)) == ["seniors-refund"]
+    refund = asked("tool:call", "refund", by=caller(user="ann"))
+    assert denied(refund) == ["refunds-by-a-person"]
+    assert policy.decide_at(refund, noon).approval.startswith("Refunds are looked at by a person:")
+    assert denied(asked("tool:call", "refund", by=caller(user="ann"), facts=yes)) == []
