@@ -241,3 +241,21 @@ class VersionConflict(Conflict):
     """
 
     code = "version_conflict"
+
+
+class LockLost(Conflict):
+    """A lock's lease ran out, and somebody else may have it now: nothing was written.
+
+    ``details``: ``namespace``, ``key``, ``fence``.
+    """
+
+    code = "lock_lost"
+
+
+class Locked(Conflict):
+    """Somebody else has the lock, and had it for as long as was waited.
+
+    ``details``: ``namespace``, ``key``, ``lease_until`` (seconds since the epoch).
+    """
+
+    code = "locked"

@@ -15,6 +15,7 @@ Policy            ``runtime.policy.engine.CedarPolicy``
 Metrics           ``runtime.scheduler.metrics.NoMetrics``     ``runtime.serve.metrics.RayMetrics``
 Limiter           ``runtime.rates.LocalLimiter``              ``runtime.rates.redis_limiter``
 AgentHost         ``runtime.hosts.LocalAgentHost``            one deployment for each agent
+StateStore        ``runtime.state.SqlStateStore``             the ``scheduler`` deployment
 ================  ==========================================  =====================================
 """
 
@@ -26,6 +27,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from admiralty.core.state import Check, Committed, Lock, Merge, StateChange, StateValue, Who, Write
 from admiralty.core.values import (
     Access,
     CallStatus,
@@ -218,4 +220,76 @@ class AgentHost(Protocol):
         A visit is a function of its messages: if it breaks off, it may be started again with the
         messages that it had produced. Raises AdmiraltyError. Closing the iterator ends the visit.
         """
+        ...
+
+
+@runtime_checkable
+class StateStore(Protocol):
+    """What the agents of all fleets know together: values under ``(namespace, key)``, with versions.
+
+    ``who`` says whose state it is: the tenant's of the caller or of the key. Names are 1 to 200 printable
+    characters without ``/``; values are JSON of at most 1,000,000 bytes. What breaks this raises
+    InvalidRequest or TooLarge. For a run that was taken over, every write and lock raises RunLost.
+    """
+
+    async def get_many(self, who: Who, names: Sequence[tuple[str, str]]) -> list[StateValue | None]:
+        """Return the values of these ``(namespace, key)``, in order; ``None`` where there is none."""
+        ...
+
+    async def find(
+        self, who: Who, namespace: str, *, prefix: str = "", after: str = "", limit: int = 100
+    ) -> list[StateValue]:
+        """Return the namespace's values whose key begins with ``prefix`` and is behind ``after``, by key."""
+        ...
+
+    async def transact(
+        self, who: Who, writes: Sequence[Write], *, checks: Sequence[Check] = (), locks: Sequence[Lock] = ()
+    ) -> Committed:
+        """Make all of the writes or none.
+
+        Raises VersionConflict where a value has not the version that its write or check expects, LockLost
+        where one of ``locks`` is not held any more.
+        """
+        ...
+
+    async def update(
+        self, who: Who, namespace: str, key: str, merge: Merge, *, default: Any = None, attempts: int = 50
+    ) -> StateValue:
+        """Replace a value by ``merge(value)``, or by ``merge(default)`` where there is none.
+
+        ``merge`` runs in this process, on the event loop, with a copy of its own; again where somebody
+        else was faster. Raises VersionConflict after so many attempts, and whatever ``merge`` raises.
+        """
+        ...
+
+    async def history(
+        self, who: Who, namespace: str, key: str, *, before: int | None = None, limit: int = 100
+    ) -> list[StateChange]:
+        """Return the versions that are kept of a value, latest first; only those below ``before``."""
+        ...
+
+    async def watch(
+        self, who: Who, namespace: str, *, key: str | None = None, prefix: str = "", after: int | None = None
+    ) -> AsyncGenerator[StateChange, None]:
+        """Return the changes, from this moment on, of a key or of all whose name begins with ``prefix``.
+
+        ``after`` begins behind that version instead: of one key, or 0 for all that is kept. Each key's
+        changes come in order and none is left out, but for those that are not kept any more: the next
+        one's ``missed`` counts them. A change of another process is told within a quarter of a second.
+        """
+        ...
+
+    async def acquire(self, who: Who, namespace: str, key: str, *, lease: float, wait: float = 0.0) -> Lock:
+        """Take a lock for ``lease`` seconds; wait so many seconds for it. Raises Locked.
+
+        A lock keeps out who asks for it, too, and whose write names it; nobody else.
+        """
+        ...
+
+    async def renew(self, who: Who, lock: Lock, *, lease: float) -> Lock:
+        """Hold a lock for ``lease`` seconds from now. Raises LockLost if it was taken or released."""
+        ...
+
+    async def release(self, who: Who, lock: Lock) -> None:
+        """Give a lock back; nothing happens if it is not held any more."""
         ...

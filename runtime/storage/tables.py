@@ -246,7 +246,8 @@ state_values = Table(
     Column("namespace", Line(200), primary_key=True),
     Column("key", Line(200), primary_key=True),
     Column("version", Integer, nullable=False),
-    Column("value", JSON),
+    # JSON as text: of a bare number, SQLite would make one of its own in a JSON column.
+    Column("value", Prose),
     Column("deleted", Boolean, nullable=False, server_default=text("false")),
     Column("updated_at", Float, nullable=False),
 )
@@ -258,7 +259,7 @@ state_history = Table(
     Column("namespace", Line(200), primary_key=True),
     Column("key", Line(200), primary_key=True),
     Column("version", Integer, primary_key=True),
-    Column("value", JSON),
+    Column("value", Prose),
     Column("deleted", Boolean, nullable=False),
     Column("at", Float, nullable=False),
     # Who wrote it: the agent's version and run, or a person by their key.
