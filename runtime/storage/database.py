@@ -55,6 +55,7 @@ class Database:
         self.in_memory = self.is_sqlite and self.url.database in (None, "", ":memory:")
         """Whether it lives in this process only, on one connection."""
         self._engine = _engine(self.url, self.is_sqlite, synchronous)
+        self._writing = self._engine if self.is_sqlite else _writing_engine(self.url)
         self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._closed = False
         self._closing = threading.Lock()
@@ -93,6 +94,7 @@ class Database:
                 self._closed = True
                 self._queue.put(None)
         await asyncio.to_thread(self._writer.join)
+        self._writing.dispose()
         self._engine.dispose()
 
     def _read(self, work: Work[T]) -> T:
@@ -123,7 +125,7 @@ class Database:
         group = [item for item in group if item[1].set_running_or_notify_cancel()]
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
-            with self._engine.connect() as connection, connection.begin() as transaction:
+            with self._writing.connect() as connection, connection.begin() as transaction:
                 for work, future in group:
                     try:
                         # A savepoint costs two statements; a write on its own can do without.
@@ -228,6 +230,18 @@ def _engine(url: URL, is_sqlite: bool, synchronous: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     return engine
+
+
+def _writing_engine(url: URL) -> Engine:
+    """Return PostgreSQL's engine for the writer: few statements, again and again, each planned only once.
+
+    By default each is planned anew with its values, which costs more the more rows there are.
+    """
+    given = url.query.get("options", "")
+    options = f"{given if isinstance(given, str) else ' '.join(given)} -c plan_cache_mode=force_generic_plan"
+    return sa.create_engine(
+        url, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args={"options": options.strip()}
+    )
 
 
 def _first(error: Exception) -> Exception:

@@ -217,7 +217,7 @@ def _caller(user: str) -> Caller:
 @pytest.mark.requirement("money.invariants")
 def test_in_every_interleaving_the_books_add_up_and_no_limit_is_passed(database_url: str) -> None:
     database = Database(database_url)
-    engine = database._engine
+    engine = database._writing
 
     class OnThisDatabase(Money):
         pass

@@ -68,7 +68,7 @@ async def test_writes_that_wait_share_a_commit(database: Database) -> None:
         nonlocal commits
         commits += 1
 
-    sa.event.listen(database._engine, "commit", count)
+    sa.event.listen(database._writing, "commit", count)
     results = await grouped(database, *(insert(f"k{number:02}") for number in range(50)))
     assert results == [f"k{number:02}" for number in range(50)]
     assert commits == 2  # the gate's, and one for all that waited behind it
