@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
+from admiralty.runtime.api.approval_routes import add_approval_routes
 from admiralty.runtime.api.auth import Authenticator
 from admiralty.runtime.api.budget_routes import add_budget_routes
 from admiralty.runtime.api.catalog import Catalog, add_catalog_routes
@@ -36,6 +37,7 @@ _TAGS = [
     {"name": "conversations", "description": "Conversations, turns and what happened in them."},
     {"name": "fleet", "description": "Who answers."},
     {"name": "money", "description": "What may be spent, and what was."},
+    {"name": "approvals", "description": "What waits for a person, and what they decide."},
     {"name": "governance", "description": "What is permitted, what was decided."},
     {"name": "operations", "description": "For whoever runs it."},
 ]
@@ -70,6 +72,8 @@ def create_app(parts: ApiParts) -> FastAPI:
     add_catalog_routes(secured, catalog)
     add_budget_routes(secured, parts.budgets)
     add_ledger_routes(secured, parts.reports, parts.clock)
+    if parts.approvals is not None:
+        add_approval_routes(secured, parts.approvals, parts.conversations.fleet)
     add_metrics_route(secured, parts, http)
     if parts.policy is not None and parts.decisions is not None:
         add_policy_routes(secured, parts.policy, parts.decisions)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from admiralty.core.clock import SystemClock
 from admiralty.core.ports import Clock
 from admiralty.core.settings import Settings
+from admiralty.runtime.approvals import ApprovalStore
 from admiralty.runtime.conversations import Conversations
 from admiralty.runtime.ledger.budgets import Budgets
 from admiralty.runtime.ledger.figures import Figures
@@ -43,6 +44,8 @@ class ApiParts:
     policy: CedarPolicy | None = None
     """By what this process decides; without it, and without ``decisions``, no door shows policies."""
     decisions: DecisionLog | None = None
+    approvals: ApprovalStore | None = None
+    """What waits for persons; without it, no door shows or decides that."""
     readiness: Readiness = always_ready
     clock: Clock = field(default_factory=SystemClock)
     keep_alive: float = 10.0

@@ -24,6 +24,7 @@ from admiralty.core.ports import AnswerStream
 from admiralty.core.settings import Settings
 from admiralty.core.values import TIERS, ModelCall, ModelReply, TokenDelta, Usage
 from admiralty.runtime.api import ApiParts, create_app
+from admiralty.runtime.approvals import ApprovalStore
 from admiralty.runtime.conversations import Conversations
 from admiralty.runtime.ledger.budgets import Budgets
 from admiralty.runtime.ledger.figures import Figures
@@ -178,6 +179,7 @@ async def opened_app(
             reports=Reports(local.database),
             budgets=Budgets(local.database),
             figures=Figures(local.database, SystemClock()),
+            approvals=ApprovalStore(local.database),
             settings=given,
             version="9.9.9",
             process="test",

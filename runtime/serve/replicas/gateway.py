@@ -14,6 +14,7 @@ from admiralty.core.clock import SystemClock
 from admiralty.runtime.agents.hosts import LocalAgentHost, SplitAgentHost
 from admiralty.runtime.agents.tools import Surroundings
 from admiralty.runtime.api import ApiParts, create_app
+from admiralty.runtime.approvals import ApprovalStore
 from admiralty.runtime.composition.conversations import build_conversations, process_name
 from admiralty.runtime.composition.fleet import load_fleet, setup_resources
 from admiralty.runtime.ledger.budgets import Budgets
@@ -66,6 +67,7 @@ class Gateway:
             process=process_name(),
             policy=CedarPolicy.of(settings, fleet),
             decisions=DecisionLog(database),
+            approvals=ApprovalStore(database),
             readiness=lambda: _ready({"memory": remote_memory.ready, "scheduler": remote_scheduler.ready}),
         )
 
