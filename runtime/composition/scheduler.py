@@ -22,6 +22,7 @@ from admiralty.runtime.scheduler import LocalScheduler, default_stages
 from admiralty.runtime.scheduler.access import AccessControl
 from admiralty.runtime.scheduler.dispatch import DEFAULT_KEY, Dispatch, Providers, by_account
 from admiralty.runtime.scheduler.hold import Hold
+from admiralty.runtime.scheduler.journal import StepJournal
 from admiralty.runtime.scheduler.policy import PolicyStage
 from admiralty.runtime.scheduler.record import Record
 from admiralty.runtime.scheduler.settle import Settle
@@ -96,6 +97,7 @@ def build_scheduler(
             on_disconnect=settings.on_disconnect,
             drain_seconds=settings.drain_seconds,
         ),
+        journal=StepJournal(database, clock),
         rate=build_rate(settings, providers, breakers, clock),
         dispatch=Dispatch(providers, clock, breakers),
     )

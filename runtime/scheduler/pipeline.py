@@ -7,7 +7,7 @@ A stage closes the stream that it reads from, so that a caller who leaves ends t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from admiralty.core.errors import ConfigurationError
@@ -30,6 +30,8 @@ class Progress:
     """UTF-8 bytes of the text that has streamed so far."""
     settled: Nanos | None = None
     """What the attempt was charged, once it is."""
+    kept: Callable[[], Awaitable[None]] | None = None
+    """Returns when the reply is kept for its run, which it is to be before anybody has it."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds that stages spent by themselves, by name; waiting included."""
 

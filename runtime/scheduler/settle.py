@@ -1,5 +1,7 @@
 """Stage: pay for what was used. Every attempt that passes leaves exactly one entry in the ledger.
 
+No reply passes before it is paid, and kept for its run where it is to be.
+
 What follows runs in a task of its own: a client who leaves does not end the provider's answer, which is
 paid for anyhow, and whose usage is only told at its end.
 """
@@ -128,13 +130,11 @@ class Settle:
         entry = self._entry(attempt, item, seconds)
         written = await self._ledger.settle(entry, attempt.hold)
         attempt.progress.settled = entry.cost
+        if attempt.progress.kept is not None:
+            await attempt.progress.kept()
         attempt.progress.timings["settle"] = self._clock.monotonic() - begun
         self._estimator.learn(written)
-        if not isinstance(item, ModelReply):
-            return item
-        told = {name: value for name, value in item.metadata.items() if name not in FOR_US}
-        tier = attempt.model.tier if attempt.model else item.tier  # the call's may have been lowered
-        return replace(item, cost=entry.cost, tier=tier, metadata=told)
+        return replace(as_told(item, attempt), cost=entry.cost) if isinstance(item, ModelReply) else item
 
     def _entry(self, attempt: Attempt, item: Item, seconds: float) -> Entry:
         """Return what the ledger is told: by real usage where it is known, else by an upper bound."""
@@ -186,6 +186,13 @@ class Settle:
             output = len(told.encode(errors="replace"))
             output = output if limit is None else min(output, limit)
         return Usage(input_tokens=attempt.input_tokens, output_tokens=output)
+
+
+def as_told(reply: ModelReply, attempt: Attempt) -> ModelReply:
+    """Return ``reply`` without what is for the scheduler alone, of the tier that was asked in the end."""
+    metadata = {name: value for name, value in reply.metadata.items() if name not in FOR_US}
+    tier = attempt.model.tier if attempt.model else reply.tier  # the call's may have been lowered
+    return replace(reply, tier=tier, metadata=metadata)
 
 
 def _sane(usage: Usage) -> Usage:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from admiralty.runtime.scheduler.dispatch import Dispatch
 from admiralty.runtime.scheduler.hold import Hold
+from admiralty.runtime.scheduler.journal import StepJournal
 from admiralty.runtime.scheduler.pipeline import Stage
 from admiralty.runtime.scheduler.policy import PolicyStage
 from admiralty.runtime.scheduler.rate import Rate
@@ -23,6 +24,7 @@ def default_stages(
     policy: PolicyStage,
     hold: Hold,
     settle: Settle,
+    journal: StepJournal,
     rate: Rate,
     dispatch: Dispatch,
 ) -> list[Stage]:
@@ -35,6 +37,7 @@ def default_stages(
         # and what they answer costs nothing.
         hold,  # set the worst case aside in every budget
         settle,  # pay for what was used, whatever becomes of the rest
+        journal,  # keep the reply for its run; settle passes none on before that is done
         rate,  # wait for a place at a provider's account
         dispatch,  # ask it
     ]
