@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from admiralty.runtime.storage.migrations.adopt import adopt_checkpoints
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -63,6 +65,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("conversation_id", "run_id", "call_id", "digest", name=op.f("pk_effects")),
     )
     op.create_index("ix_effects_run_id", "effects", ["run_id"], unique=False)
+    op.create_index(
+        "ix_effects_open",
+        "effects",
+        ["begun_at"],
+        unique=False,
+        sqlite_where=sa.text("status IN ('begun', 'unknown')"),
+        postgresql_where=sa.text("status IN ('begun', 'unknown')"),
+    )
     op.create_table(
         "state_history",
         sa.Column("tenant", sa.String(length=200), nullable=False),
@@ -180,3 +190,4 @@ def upgrade() -> None:
         op.execute(runs.update().values({name: of}))
     # What an older Admiralty was executing cannot be gone on with: it did not keep on whose behalf.
     op.execute("UPDATE runs SET status = 'failed', finished_at = started_at WHERE status = 'running'")
+    adopt_checkpoints(op.get_bind())
