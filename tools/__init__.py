@@ -1,7 +1,21 @@
 """Tools: typed functions that agents may call, with their schemas, effects and safe execution."""
 
-from admiralty.tools.context import ToolContext
+from admiralty.tools.context import EffectHandle, ToolContext
 from admiralty.tools.executor import ToolExecutor, ToolOutcome
+from admiralty.tools.reconcile import OUTBOX, Reconciled
+from admiralty.tools.state import SharedState, TypedState
 from admiralty.tools.tool import Tool, ToolError, tool
 
-__all__ = ["Tool", "ToolContext", "ToolError", "ToolExecutor", "ToolOutcome", "tool"]
+__all__ = [
+    "OUTBOX",
+    "EffectHandle",
+    "Reconciled",
+    "SharedState",
+    "Tool",
+    "ToolContext",
+    "ToolError",
+    "ToolExecutor",
+    "ToolOutcome",
+    "TypedState",
+    "tool",
+]

@@ -3,14 +3,16 @@
 In two steps, because the scheduler is asked in between: ``prepare`` tells whether there is anything
 to run, ``run`` runs it. ``execute`` does both, ungoverned: for tests and replays.
 
-Whatever goes wrong inside a tool becomes an outcome that the model can read; nothing a model or a
-tool does can raise here, except cancellation.
+Whatever goes wrong inside a tool becomes an outcome that the model can read. Nothing a model or a tool
+does can raise here, except cancellation and what is not for the model: a person must be asked first
+(ApprovalRequired), or another process has taken the run over (RunLost).
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import json
 import logging
 import time
@@ -20,10 +22,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from admiralty.core.errors import AdmiraltyError, DefinitionError, Denied
+from admiralty.core.errors import (
+    AdmiraltyError,
+    ApprovalRequired,
+    DefinitionError,
+    Denied,
+    EffectUnknown,
+    RunLost,
+)
 from admiralty.core.money import ZERO, Nanos
 from admiralty.tools.confirmation import take_confirmation
 from admiralty.tools.context import ToolContext
+from admiralty.tools.reconcile import Reconciled
 from admiralty.tools.tool import Tool, ToolError
 
 logger = logging.getLogger(__name__)
@@ -68,6 +78,10 @@ class PreparedCall:
     asks: bool
     """Whether the user must be asked before: then at most the tool's rules are rehearsed."""
 
+    def plain(self) -> dict[str, Any]:
+        """Return the arguments as JSON."""
+        return self.arguments.model_dump(mode="json")
+
 
 class ToolExecutor:
     """Runs calls of a fixed set of tools."""
@@ -85,7 +99,12 @@ class ToolExecutor:
     async def execute(self, name: str, arguments: Mapping[str, Any], ctx: ToolContext) -> ToolOutcome:
         """Run tool ``name`` with ``arguments`` as a model gave them."""
         prepared = self.prepare(name, arguments, ctx)
-        return prepared if isinstance(prepared, ToolOutcome) else await self.run(prepared)
+        if isinstance(prepared, ToolOutcome):
+            return prepared
+        try:
+            return await self.run(prepared)
+        except ApprovalRequired as error:  # there is nobody to ask
+            return ToolOutcome(status="denied", content=f"Error: {error.message}", seconds=0.0, refusal=error)
 
     def prepare(
         self, name: str, arguments: Mapping[str, Any], ctx: ToolContext
@@ -113,17 +132,55 @@ class ToolExecutor:
         return PreparedCall(tool=tool, arguments=parsed, ctx=ctx, asks=asks)
 
     async def run(self, call: PreparedCall) -> ToolOutcome:
-        """Run a prepared call, or ask for its confirmation: unless its own rules refuse it anyhow."""
+        """Run a prepared call, or ask for its confirmation: unless its own rules refuse it anyhow.
+
+        Raises ApprovalRequired where the tool wants a person to allow it first, RunLost.
+        """
         if not call.asks:
             return await _run(call)
         if call.tool.rehearse:
             rehearsal = dataclasses.replace(call, ctx=dataclasses.replace(call.ctx, rehearsal=True))
-            outcome = await _run(rehearsal)
-            if outcome.status != "ok":
-                return outcome
+            try:
+                outcome = await _run(rehearsal)
+            except ApprovalRequired:  # the person is asked when the user has said yes
+                pass
+            else:
+                if outcome.status != "ok":
+                    return outcome
         return ToolOutcome(
             status="confirmation_required", content=_ask_first(call.tool.name, call.arguments), seconds=0.0
         )
+
+    async def reconcile(self, call: PreparedCall) -> Reconciled:
+        """Ask the tool whether a call was carried out; what goes wrong or takes too long means unknown."""
+        tool, ctx = call.tool, call.ctx
+        if tool.outbox:
+            return Reconciled.not_done()
+        if tool.reconcile is None:
+            return Reconciled.unknown()
+        given = {name: value for name, value in _given(call).items() if name in tool.reconcile_parameters}
+        given |= dict.fromkeys(tool.reconcile_parameters - set(given), ctx)
+        try:
+            async with asyncio.timeout(tool.timeout):
+                if inspect.iscoroutinefunction(tool.reconcile):
+                    answer = await tool.reconcile(**given)
+                else:
+                    answer = await asyncio.to_thread(tool.reconcile, **given)
+        except RunLost:
+            raise
+        except (Exception, SystemExit):
+            logger.exception(
+                "reconcile of %s failed (call %s, run %s)", tool.name, ctx.call_id, ctx.caller.run_id
+            )
+            return Reconciled.unknown()
+        if isinstance(answer, Reconciled):
+            return answer
+        logger.error("reconcile of %s returned %r, which is no Reconciled", tool.name, answer)
+        return Reconciled.unknown()
+
+
+def _given(call: PreparedCall) -> dict[str, Any]:
+    return {field: getattr(call.arguments, field) for field in type(call.arguments).model_fields}
 
 
 def _error(text: str) -> ToolOutcome:
@@ -132,7 +189,7 @@ def _error(text: str) -> ToolOutcome:
 
 async def _run(call: PreparedCall) -> ToolOutcome:
     tool, ctx = call.tool, call.ctx
-    arguments = {field: getattr(call.arguments, field) for field in type(call.arguments).model_fields}
+    arguments = _given(call)
     if tool.context_parameter:
         arguments[tool.context_parameter] = ctx
     started = time.monotonic()
@@ -148,6 +205,10 @@ async def _run(call: PreparedCall) -> ToolOutcome:
         status = "ok"
     except ToolError as error:
         content = f"Error: {error.message}"
+    except (ApprovalRequired, RunLost):
+        raise
+    except EffectUnknown as error:  # the tool says itself that nobody knows
+        unfinished, content = True, f"Error: {error.message}"
     except Denied as error:  # of what the tool itself asked for: a corpus
         status, content, refusal = "denied", f"Error: {error.message}", error
     except (Exception, SystemExit) as error:  # SystemExit would end the whole process, not the call

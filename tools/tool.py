@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, create_model
 
@@ -17,6 +17,7 @@ from admiralty.core.money import NANOS_PER_DOLLAR, ZERO, Nanos
 from admiralty.core.values import Effect
 from admiralty.tools.context import ToolContext
 from admiralty.tools.docstring import parse_docstring
+from admiralty.tools.reconcile import OUTBOX, Reconcile
 
 NAME = re.compile(r"^[a-zA-Z][a-zA-Z0-9_-]{0,63}$")
 EFFECTS: tuple[Effect, ...] = typing.get_args(Effect)
@@ -50,6 +51,18 @@ class Tool:
     """What a call costs that ran."""
     rehearse: bool = False
     """Whether the function, called with ``ctx.rehearsal``, checks everything and changes nothing."""
+    reconcile: Callable[..., Any] | None = None
+    """Says whether a call was carried out that an execution which is gone had begun."""
+    reconcile_parameters: frozenset[str] = frozenset()
+    """Which of the arguments, and of the context's parameter, it takes."""
+    outbox: bool = False
+    """Whether the function completes its effect in the transaction of its own write."""
+    approval: str = ""
+    """Why a person must allow each call; empty: none need be asked."""
+    approval_seconds: float | None = None
+    """How long that person is waited for; ``None``: as the settings say."""
+    approval_default: Literal["reject", "approve"] = "reject"
+    """What holds when nobody has answered by then."""
     context_parameter: str | None = None
     schema: Mapping[str, Any] = field(repr=False)
     """OpenAI function schema: ``{"type": "function", "function": {...}}``."""
@@ -74,6 +87,10 @@ def tool(
     confirm: bool = ...,
     rehearse: bool = ...,
     price: str | int | Decimal = ...,
+    reconcile: Reconcile | None = ...,
+    approval: str = ...,
+    approval_seconds: float | None = ...,
+    approval_default: Literal["reject", "approve"] = ...,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -86,6 +103,10 @@ def tool(
     confirm: bool = False,
     rehearse: bool = False,
     price: str | int | Decimal = 0,
+    reconcile: Reconcile | None = None,
+    approval: str = "",
+    approval_seconds: float | None = None,
+    approval_default: Literal["reject", "approve"] = "reject",
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of a typed sync or async function.
 
@@ -101,8 +122,17 @@ def tool(
     ``price`` is what a call costs, in dollars as text (``"0.002"``): it is reserved before the call
     and charged when the tool has run.
 
-    Raises DefinitionError for a missing description, an unannotated or variadic parameter, or a
-    bad name, effect, timeout or price.
+    ``reconcile`` is asked with the arguments of a call that began in an execution which broke off, and of
+    which nobody knows whether it was carried out. It takes those of the tool's arguments that it names,
+    and a :class:`ToolContext`, and returns a ``Reconciled``. Without one, a person is asked. ``"outbox"``
+    says that the function calls ``ctx.effect.complete`` in the transaction of its own write.
+
+    ``approval`` says why a person must allow every call; ``approval_seconds`` and ``approval_default``
+    hold for whatever asks for a person: this, a policy, or ``ApprovalRequired`` raised in the function
+    before it has done anything.
+
+    Raises DefinitionError for a missing description, an unannotated or variadic parameter, a ``reconcile``
+    that does not fit the function, or a bad name, effect, timeout, price or approval.
     """
 
     def make(function: Callable[..., Any]) -> Tool:
@@ -110,7 +140,12 @@ def tool(
             raise DefinitionError("tool", function, "is no function", "Decorate a `def` or `async def`.")
         made = _make_tool(function, effect, name, description, timeout, confirm, rehearse)
         where = f"tool {function.__module__}.{function.__qualname__}: price"
-        return replace(made, price=_price(price, where))
+        return replace(
+            made,
+            price=_price(price, where),
+            **_reconciling(made, reconcile),
+            **_approving(made.name, approval, approval_seconds, approval_default),
+        )
 
     return make if function is None else make(function)
 
@@ -131,6 +166,42 @@ def _price(value: object, where: str) -> Nanos:
     if nanos != nanos.to_integral_value():
         raise DefinitionError(where, value, "finer than a nano-dollar", "Give at most nine decimals.")
     return Nanos(int(nanos))
+
+
+def _reconciling(made: Tool, reconcile: Reconcile | None) -> dict[str, Any]:
+    """Return the fields that say how it is found out whether a call was carried out."""
+    if reconcile is None:
+        return {}
+    where = f"tool {made.name}: reconcile"
+    if made.effect == "read":
+        raise DefinitionError(where, reconcile, "of a tool that changes nothing", "Drop it.")
+    if reconcile == OUTBOX:
+        if made.context_parameter is None:
+            raise DefinitionError(
+                where, reconcile, "needs a ToolContext", "Add one, and call ctx.effect.complete."
+            )
+        return {"outbox": True}
+    if not callable(reconcile):
+        raise DefinitionError(where, reconcile, "is no function", 'Give a function, or "outbox".')
+    known = set(made.arguments.model_fields)
+    fields, context = _argument_fields(reconcile, where, {})
+    if unknown := set(fields) - known:
+        raise DefinitionError(
+            where, sorted(unknown)[0], "is no argument of the tool", f"Arguments: {', '.join(sorted(known))}."
+        )
+    return {"reconcile": reconcile, "reconcile_parameters": frozenset(fields) | ({context} - {None})}
+
+
+def _approving(name: str, why: str, seconds: float | None, default: str) -> dict[str, Any]:
+    """Return the fields that say when and how a person is asked."""
+    where = f"tool {name}: approval"
+    if not isinstance(why, str) or (why and not why.strip()):
+        raise DefinitionError(where, why, "no reason", "Say in words why a person must allow it.")
+    if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
+        raise DefinitionError(f"{where}_seconds", seconds, "not a time", "Give seconds above 0.")
+    if default not in ("reject", "approve"):
+        raise DefinitionError(f"{where}_default", default, "unknown", "Use reject or approve.")
+    return {"approval": why, "approval_seconds": seconds, "approval_default": default}
 
 
 def _make_tool(

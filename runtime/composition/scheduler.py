@@ -17,6 +17,7 @@ from admiralty.runtime.composition.rates import (
     build_route,
     providers_in_use,
 )
+from admiralty.runtime.effects import EffectBook
 from admiralty.runtime.providers.extractive import ExtractiveProvider
 from admiralty.runtime.scheduler import LocalScheduler, default_stages
 from admiralty.runtime.scheduler.access import AccessControl
@@ -101,5 +102,11 @@ def build_scheduler(
         rate=build_rate(settings, providers, breakers, clock),
         dispatch=Dispatch(providers, clock, breakers),
     )
-    access = AccessControl(gate=gate, ledger=money.ledger, clock=clock, metrics=metrics)
+    access = AccessControl(
+        gate=gate,
+        ledger=money.ledger,
+        clock=clock,
+        effects=EffectBook(database, clock),
+        metrics=metrics,
+    )
     return LocalScheduler(stages, access, services=[money.ledger, money.alerts, access, decisions])

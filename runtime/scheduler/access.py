@@ -1,19 +1,22 @@
 """Permissions for what is no model call: tools and corpora. Decided by the policy, paid from the budgets.
 
-Knows nothing of pipelines: a tool call has no stages, only a beginning and an end.
+What may change the world is written down in between, and is granted once. Knows nothing of pipelines: a
+tool call has no stages, only a beginning and an end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Coroutine, Mapping
+from typing import Any, Literal, Protocol
 
-from admiralty.core.errors import AdmiraltyError
+from admiralty.core.errors import AdmiraltyError, Denied
+from admiralty.core.frozen import replace
 from admiralty.core.money import ZERO
 from admiralty.core.ports import Clock, Metrics
 from admiralty.core.values import Access, CallStatus, Decision, Grant
+from admiralty.runtime.effects.values import Begun
 from admiralty.runtime.ledger.scopes import scopes_of
 from admiralty.runtime.ledger.values import Charge, Entry, Hold, HoldRequest, Quote
 from admiralty.runtime.scheduler.metrics import NoMetrics
@@ -50,8 +53,32 @@ class Money(Protocol):
         ...
 
 
+class Effects(Protocol):
+    """The book of effects, as far as it is asked here."""
+
+    async def recall(self, access: Access) -> Begun | None:
+        """Return what earlier executions have left of the call. Raises RunLost."""
+        ...
+
+    async def begin(self, access: Access) -> Begun:
+        """Write down that the call begins, or say that it has before. Raises RunLost."""
+        ...
+
+    async def finish(self, access: Access, outcome: Mapping[str, Any], *, by: str) -> bool:
+        """Keep what came of the call. Idempotent."""
+        ...
+
+    async def doubt(self, access: Access) -> None:
+        """Note that nobody knows what came of the call."""
+        ...
+
+    async def forget(self, access: Access, *, status: Literal["begun", "unknown"] = "begun") -> None:
+        """Drop a call that was not made."""
+        ...
+
+
 class AccessControl:
-    """Decides on accesses, and settles those that have a price.
+    """Decides on accesses, and settles those that have a price or may change the world.
 
     The ledger keeps a hold alive as long as the process that made it. But who calls a tool is another
     process: so what has not been settled by its deadline is settled here, at its full price.
@@ -63,6 +90,7 @@ class AccessControl:
         gate: Gate,
         ledger: Money,
         clock: Clock,
+        effects: Effects | None = None,
         metrics: Metrics | None = None,
         longest: float = LONGEST_SECONDS,
         grace: float = GRACE_SECONDS,
@@ -70,6 +98,7 @@ class AccessControl:
         self._gate = gate
         self._ledger = ledger
         self._clock = clock
+        self._effects = effects
         self._metrics = NoMetrics() if metrics is None else metrics
         self._longest = longest
         self._grace = grace
@@ -85,19 +114,53 @@ class AccessControl:
             await asyncio.wait(self._late)
 
     async def authorize(self, access: Access) -> Grant:
-        """Return the permission, the price set aside. Raises Denied, BudgetExceeded."""
+        """Return the permission, the price set aside. Raises Denied, BudgetExceeded, RunLost.
+
+        The policy is asked for what is to be done, not for what an earlier execution has done or begun:
+        that is told as it is, and costs nothing more.
+        """
         try:
-            decision = await self._gate.check(access)
-            if access.price <= 0:
-                return Grant(access=access, policy=decision.bundle)
-            hold = await self._ledger.reserve(_request(access, decision.bundle, self._clock.now()))
+            known = await self._recall(access)
+            if known is not None:
+                return _known(access, known, "")
+            decision = await self._check(access)
+            begun = (
+                None if access.effect is None or self._effects is None else await self._effects.begin(access)
+            )
+            if begun is not None and begun.state != "begun":
+                return _known(access, begun, decision.bundle)
+            grant = Grant(access=access, policy=decision.bundle, effect=begun.state if begun else "")
+            return await self._paid(grant) if access.price > 0 else grant
         except AdmiraltyError as error:
             self._metrics.add("refused", 1, {**_tags(access), "code": error.code})
             raise
-        grant = Grant(
-            access=access,
+
+    async def _recall(self, access: Access) -> Begun | None:
+        effect = access.effect
+        # A first execution has nothing to remember; what reconcile has said is not asked again.
+        if self._effects is None or effect is None or effect.resolved or access.caller.fence <= 1:
+            return None
+        return await self._effects.recall(access)
+
+    async def _check(self, access: Access) -> Decision:
+        try:
+            return await self._gate.check(access)
+        except Denied:
+            if self._effects is not None and access.effect is not None and access.effect.resolved:
+                await self._effects.forget(access, status="unknown")  # it was not done, and will not be
+            raise
+
+    async def _paid(self, grant: Grant) -> Grant:
+        access = grant.access
+        try:
+            hold = await self._ledger.reserve(_request(access, grant.policy, self._clock.now()))
+        except BaseException:
+            if self._effects is not None and grant.effect:
+                await asyncio.shield(self._keep(self._effects.forget(access)))
+            raise
+        grant = replace(
+            grant,
             priced=True,
-            policy=decision.bundle,
             held=hold.amount,
             charges=tuple((charge.budget_id, charge.subject, charge.window) for charge in hold.charges),
         )
@@ -110,9 +173,25 @@ class AccessControl:
         *,
         status: CallStatus,
         seconds: float,
-        outcome: Mapping[str, Any] | None = None,  # noqa: ARG002
+        outcome: Mapping[str, Any] | None = None,
     ) -> None:
-        """Charge the price, or give it back (``status`` error)."""
+        """Charge the price, or give it back (``status`` error), and keep what came of it.
+
+        An empty outcome says that it was never begun: its row goes.
+        """
+        # Side by side, so that both are in one commit.
+        await asyncio.gather(self._keep_outcome(grant, outcome), self._pay(grant, status, seconds))
+
+    async def _keep_outcome(self, grant: Grant, outcome: Mapping[str, Any] | None) -> None:
+        if self._effects is None or grant.access.effect is None or grant.effect not in ("begun", "unknown"):
+            return
+        if outcome:
+            by = "tool" if grant.effect == "begun" else "reconcile"
+            await self._effects.finish(grant.access, outcome, by=by)
+        elif grant.effect == "begun":
+            await (self._effects.doubt if outcome is None else self._effects.forget)(grant.access)
+
+    async def _pay(self, grant: Grant, status: CallStatus, seconds: float) -> None:
         if not grant.priced:
             return
         if timer := self._open.pop(grant.access.id, None):
@@ -130,9 +209,14 @@ class AccessControl:
 
     def _expire(self, grant: Grant) -> None:
         self._open.pop(grant.access.id, None)
-        task = asyncio.ensure_future(self._settle_expired(grant))
+        self._keep(self._settle_expired(grant))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin work that goes on when its caller is cancelled."""
+        task = asyncio.ensure_future(work)
         self._late.add(task)
         task.add_done_callback(self._late.discard)
+        return task
 
     async def _settle_expired(self, grant: Grant) -> None:
         # Another process may have settled it long ago: then the ledger keeps what is there.
@@ -143,6 +227,14 @@ class AccessControl:
             logger.exception(
                 "tool call %s, of which nothing was heard, could not be settled", grant.access.id
             )
+
+
+def _known(access: Access, known: Begun, policy: str) -> Grant:
+    """Return the grant of a call that is in the book already: nothing is paid for it."""
+    effect = access.effect
+    if effect is not None and effect.call_id != known.call_id:
+        access = replace(access, effect=replace(effect, call_id=known.call_id))
+    return Grant(access=access, policy=policy, effect=known.state, outcome=known.outcome)
 
 
 def settled_entry(grant: Grant, *, status: CallStatus, seconds: float, at: float) -> Entry:

@@ -169,7 +169,7 @@ effects = Table(
     Column("tool", Line(200), nullable=False),
     Column("effect", Line(16), nullable=False),  # read, write, irreversible
     Column("arguments", JSON, nullable=False),
-    # begun, finished, unknown: it was begun, and nobody knows how it ended
+    # begun, finished, unknown: it was begun, and nobody knows how it ended; undone: a person says it was not
     Column("status", Line(16), nullable=False),
     Column("outcome", JSON),
     # Who says so: tool, reconcile, outbox, or a person.
@@ -178,6 +178,13 @@ effects = Table(
     Column("begun_at", Float, nullable=False),
     Column("finished_at", Float),
     Index("ix_effects_run_id", "run_id"),
+    # What people are shown: few rows, however many effects there have been.
+    Index(
+        "ix_effects_open",
+        "begun_at",
+        sqlite_where=text("status IN ('begun', 'unknown')"),
+        postgresql_where=text("status IN ('begun', 'unknown')"),
+    ),
 )
 
 approvals = Table(
