@@ -2,6 +2,7 @@
 
 from admiralty.tools.context import EffectHandle, ToolContext
 from admiralty.tools.executor import ToolExecutor, ToolOutcome
+from admiralty.tools.person import ask_person
 from admiralty.tools.reconcile import OUTBOX, Reconciled
 from admiralty.tools.state import SharedState, TypedState
 from admiralty.tools.tool import Tool, ToolError, tool
@@ -17,5 +18,6 @@ __all__ = [
     "ToolExecutor",
     "ToolOutcome",
     "TypedState",
+    "ask_person",
     "tool",
 ]
