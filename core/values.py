@@ -412,6 +412,8 @@ class Visit:
     recorded: Recorded = field(default_factory=Recorded)
     durability: Literal["sync", "exit"] = "sync"
     """Whether replies are kept as they come, or only before something is changed."""
+    journal: tuple[JournalEntry, ...] = ()
+    """Replies to earlier visits of the run that are not kept yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -432,4 +434,4 @@ class VisitResult:
     pause: ApprovalRequest | None = None
     """A person must decide before the visit can go on: then it is to be made again, with the verdict."""
     journal: tuple[JournalEntry, ...] = ()
-    """Replies that are not kept yet; only where it pauses."""
+    """Replies that are not kept yet, those of ``Visit.journal`` too; only where it pauses or hands off."""

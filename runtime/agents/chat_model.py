@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from contextvars import copy_context
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -29,7 +29,7 @@ from pydantic import ConfigDict, SkipValidation
 from admiralty.core.errors import AdmiraltyError, ConfigurationError, OutputInvalid
 from admiralty.core.ids import new_id
 from admiralty.core.ports import AnswerStream, Scheduler
-from admiralty.core.values import ModelCall, ModelReply, TokenDelta, Usage
+from admiralty.core.values import JournalEntry, ModelCall, ModelReply, TokenDelta, Usage
 
 T = TypeVar("T")
 
@@ -37,20 +37,40 @@ Describe = Callable[[], ModelCall]
 """Returns a call without messages, with an id of its own each time: who asks, for which run, by when."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A call as it is about to be made, and where its reply belongs."""
+
+    call: ModelCall
+    entry: JournalEntry | None = None
+    """Under what the reply is kept for its run."""
+    reply: ModelReply | None = None
+    """What an earlier execution of the run was answered: then nobody is asked."""
+    reply_id: str | None = None
+    """Id of the message that answers; ``None``: LangChain gives one."""
+
+
+Prepare = Callable[[ModelCall], Asked]
+OnReply = Callable[[Asked, ModelReply], ModelReply]
+OnFailure = Callable[[ModelCall, AdmiraltyError], None]
+
+
 class ScheduledChatModel(BaseChatModel):
     """A chat model whose every call passes the scheduler.
 
-    ``describe`` says on whose behalf a call is made; ``on_reply`` is told of each reply, ``on_failure``
-    of each call that failed. ``loop``
-    gives the event loop that synchronous calls are forwarded to; without one they get their own.
+    ``describe`` says on whose behalf a call is made; ``prepare``, what its run knows of it. ``on_reply`` is
+    told of each reply that was asked for, and returns it as it is to be seen; ``on_failure`` is told of each
+    call that failed. ``loop`` gives the event loop that synchronous calls are forwarded to; without one
+    they get their own.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     scheduler: SkipValidation[Scheduler]
     describe: SkipValidation[Describe]
-    on_reply: SkipValidation[Callable[[ModelReply], None]] | None = None
-    on_failure: SkipValidation[Callable[[ModelCall, AdmiraltyError], None]] | None = None
+    prepare: SkipValidation[Prepare] | None = None
+    on_reply: SkipValidation[OnReply] | None = None
+    on_failure: SkipValidation[OnFailure] | None = None
     loop: SkipValidation[Callable[[], asyncio.AbstractEventLoop]] | None = None
 
     @property
@@ -96,12 +116,13 @@ class ScheduledChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002 - LangChain's signature
         **kwargs: Any,
     ) -> ChatResult:
-        call = replace(self._call(messages, stop, **kwargs), streaming=False)
-        with self._watching(call):
-            reply = await self.scheduler.complete(call)
-        if self.on_reply:
-            self.on_reply(reply)
-        return ChatResult(generations=[ChatGeneration(message=_message(call, reply))])
+        asked = self._asked(replace(self._call(messages, stop, **kwargs), streaming=False))
+        reply = asked.reply
+        if reply is None:
+            with self._watching(asked.call):
+                reply = await self.scheduler.complete(asked.call)
+            reply = self._replied(asked, reply)
+        return ChatResult(generations=[ChatGeneration(message=_message(asked, reply))])
 
     async def _astream(
         self,
@@ -110,22 +131,31 @@ class ScheduledChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = self._call(messages, stop, **kwargs)
+        asked = self._asked(self._call(messages, stop, **kwargs))
+        if asked.reply is not None:
+            yield ChatGenerationChunk(message=_last_chunk(_message(asked, asked.reply), said=False))
+            return
         said = False
-        async with aclosing(self._chunks(call)) as stream:
+        async with aclosing(self._chunks(asked.call)) as stream:
             async for chunk in stream:
                 if isinstance(chunk, TokenDelta):
-                    if call.output_schema is not None:
+                    if asked.call.output_schema is not None:
                         continue  # it becomes a tool call, whole
                     said = True
-                    piece = ChatGenerationChunk(message=AIMessageChunk(content=chunk.text))
+                    text = AIMessageChunk(content=chunk.text, id=asked.reply_id)
+                    piece = ChatGenerationChunk(message=text)
                     if run_manager:
                         await run_manager.on_llm_new_token(chunk.text, chunk=piece)
                     yield piece
                 else:
-                    if self.on_reply:
-                        self.on_reply(chunk)
-                    yield ChatGenerationChunk(message=_last_chunk(_message(call, chunk), said))
+                    reply = self._replied(asked, chunk)
+                    yield ChatGenerationChunk(message=_last_chunk(_message(asked, reply), said))
+
+    def _asked(self, call: ModelCall) -> Asked:
+        return self.prepare(call) if self.prepare else Asked(call=call)
+
+    def _replied(self, asked: Asked, reply: ModelReply) -> ModelReply:
+        return self.on_reply(asked, reply) if self.on_reply else reply
 
     async def _chunks(self, call: ModelCall) -> AnswerStream:
         with self._watching(call):
@@ -190,14 +220,16 @@ def _forced_tool(tools: Sequence[Mapping[str, Any]], choice: Any) -> Mapping[str
     return next((function for function in functions if function["name"] == choice), None)
 
 
-def _message(call: ModelCall, reply: ModelReply) -> AIMessage:
+def _message(asked: Asked, reply: ModelReply) -> AIMessage:
     """Return the reply as LangChain expects it: a forced tool's arguments as a tool call."""
     usage = _usage_metadata(reply.usage)
     metadata = {"model_name": reply.model, "finish_reason": reply.finish_reason, **reply.metadata}
-    if call.output_schema is None:
+    schema = asked.call.output_schema
+    if schema is None:
         return AIMessage(
             content=reply.message.content,
             tool_calls=reply.message.tool_calls,
+            id=asked.reply_id,
             usage_metadata=usage,
             response_metadata=metadata,
         )
@@ -206,13 +238,25 @@ def _message(call: ModelCall, reply: ModelReply) -> AIMessage:
         arguments = json.loads(str(reply.message.text))
     except ValueError as error:
         raise OutputInvalid(f"{reply.model} answered no JSON: {error}", reply=reply) from error
-    forced = {"name": str(call.output_schema["title"]), "args": arguments, "id": call.id, "type": "tool_call"}
-    return AIMessage(content="", tool_calls=[forced], usage_metadata=usage, response_metadata=metadata)
+    forced = {"name": str(schema["title"]), "args": arguments, "id": _forced_id(asked), "type": "tool_call"}
+    return AIMessage(
+        content="",
+        tool_calls=[forced],
+        id=asked.reply_id,
+        usage_metadata=usage,
+        response_metadata=metadata,
+    )
+
+
+def _forced_id(asked: Asked) -> str:
+    """Return an id that is the same when the run is executed again, where the call belongs to one."""
+    return f"call_{asked.reply_id.rpartition('_')[2]}" if asked.reply_id else asked.call.id
 
 
 def _last_chunk(message: AIMessage, said: bool) -> AIMessageChunk:
     return AIMessageChunk(
         content="" if said else message.content,
+        id=message.id,
         tool_call_chunks=[
             tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=index)
             for index, call in enumerate(message.tool_calls)

@@ -68,13 +68,28 @@ def _cost(agent: str, model: str, tier: str, usage: Usage, cost: str | None, sec
     )
 
 
+def step_event(agent: str, step: int, *, call_id: str = "", replayed: bool = False) -> Event:
+    """Return the event that tells of a model call; ``replayed``: of one that is answered from the record."""
+    data: dict[str, Any] = {"agent": agent, "step": step}
+    if call_id:
+        data["call_id"] = call_id
+    return Event(type="step", data=_marked(data, replayed))
+
+
 def handoff_event(source: str, target: str, reason: str) -> Event:
     """Return the event that tells of a handoff."""
     return Event(type="handoff", data={"source": source, "target": target, "reason": reason})
 
 
-def tool_event(agent: str, call: ToolCall, *, status: str, outcome: ToolOutcome | None = None) -> Event:
-    """Return the event that tells of a tool call's start or end."""
+def tool_event(
+    agent: str,
+    call: ToolCall,
+    *,
+    status: str,
+    outcome: ToolOutcome | None = None,
+    replayed: bool = False,
+) -> Event:
+    """Return the event that tells of a tool call's start or end; ``replayed``: of one that is told again."""
     data: dict[str, Any] = {
         "agent": agent,
         "call_id": call["id"],
@@ -86,4 +101,18 @@ def tool_event(agent: str, call: ToolCall, *, status: str, outcome: ToolOutcome 
         data |= {"result": outcome.content, "seconds": round(outcome.seconds, 4)}
         if outcome.refusal is not None:
             data["error"] = problem(outcome.refusal)
-    return Event(type="tool", data=data)
+    return Event(type="tool", data=_marked(data, replayed))
+
+
+def told(outcome: ToolOutcome) -> dict[str, Any]:
+    """Return what came of a tool call, as it is kept with the next reply."""
+    return {
+        "status": outcome.status,
+        "content": outcome.content,
+        "ran": outcome.ran,
+        "seconds": outcome.seconds,
+    }
+
+
+def _marked(data: dict[str, Any], replayed: bool) -> dict[str, Any]:
+    return {**data, "replayed": True} if replayed else data

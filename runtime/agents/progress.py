@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages.tool import ToolCall
 
 from admiralty.core.errors import LimitExceeded
 from admiralty.core.frozen import replace
-from admiralty.core.values import ApprovalRequest, JournalEntry, ModelReply, Visit, VisitResult
+from admiralty.core.values import ApprovalRequest, JournalEntry, ModelReply, Visit, VisitResult, effect_key
+from admiralty.runtime.durable.naming import named
 from admiralty.tools.confirmation import PENDING
 
 MAX_FACT = 500
@@ -43,6 +45,7 @@ class Progress:
     _told_ids: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.unwritten.extend(self.visit.journal)
         for entry in self.visit.recorded.replies.values():
             self._told.update(entry.outcomes)
         self._told.update(self.visit.recorded.outcomes)
@@ -72,22 +75,37 @@ class Progress:
         """Note what came of a tool call: it is kept with the next reply."""
         self.noted[key] = outcome
 
+    def note_told(self, call: ToolCall, outcome: Outcome) -> None:
+        """Note what the model was told of a tool call, unless its outcome is noted already."""
+        prefix = f"{call['id']}:"
+        if not any(key.startswith(prefix) for key in self.noted):
+            self.note_outcome(effect_key(call["id"] or "", ""), outcome)
+
     def was_told(self, call_id: str) -> bool:
         """Return whether an earlier execution has recorded the outcome of the call of this id."""
         return call_id in self._told_ids
 
     # -- model calls ------------------------------------------------------------------------------
 
+    def count_step(self, most: int) -> None:
+        """Count a model call that is about to be made. Raises LimitExceeded if it is one too many."""
+        if self.steps >= min(most, self.visit.steps_left):
+            agent = self.visit.caller.agent
+            raise LimitExceeded(f"{agent} made {self.steps} model calls without an answer.", limit="steps")
+        self.steps += 1
+
     def entry(self, key: str) -> JournalEntry:
         """Return where the reply to a model call belongs that is about to be made."""
         return JournalEntry(key=key, session=deepcopy(self.session), outcomes=dict(self.noted))
 
-    def keep(self, entry: JournalEntry, reply: ModelReply) -> None:
-        """Note that a model call was answered; nobody else keeps the reply where durability is ``exit``."""
+    def keep(self, entry: JournalEntry, reply: ModelReply) -> ModelReply:
+        """Note that a model call was answered; return the reply with ids that are unique in the run."""
+        reply = named(reply, self.visit.caller.run_id, entry.key)
         for key in entry.outcomes:
             self.noted.pop(key, None)
-        if self.visit.durability == "exit":
+        if self.visit.durability == "exit":  # else the scheduler has kept it
             self.unwritten.append(replace(entry, reply=reply))
+        return reply
 
     def recall(self, key: str) -> ModelReply | None:
         """Return the recorded reply of that key, the session set to what it was when the model was asked."""
@@ -98,7 +116,7 @@ class Progress:
             self.noted.pop(done, None)
         self.session.clear()
         self.session.update(deepcopy(dict(entry.session)))
-        return entry.reply
+        return named(entry.reply, self.visit.caller.run_id, key)
 
     def recorded(self, key: str) -> bool:
         """Return whether the reply of that key is recorded."""
@@ -126,6 +144,7 @@ class Progress:
             output=output,
             steps=self.steps,
             calls=self.calls,
+            journal=self.take_unwritten() if handoff else (),
         )
 
     def paused(self, request: ApprovalRequest) -> VisitResult:

@@ -1,14 +1,16 @@
 """One agent's part of a turn: ask the model, run the tools it wants, until it answers or hands off.
 
-A visit is a function of its messages. It knows neither where it runs nor which model answers.
+A visit is a function of its messages and of what earlier executions have recorded: it is made again from its
+top, and asks and does only what is not recorded. It knows neither where it runs nor which model answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import aclosing
+from copy import deepcopy
 from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -19,7 +21,6 @@ from admiralty.agents import Agent, Fleet
 from admiralty.core.errors import (
     AdmiraltyError,
     DeadlineExceeded,
-    LimitExceeded,
     OutputInvalid,
     ProviderUnavailable,
 )
@@ -30,9 +31,12 @@ from admiralty.runtime.agents.events import (
     cost_event,
     failed_cost_event,
     handoff_event,
+    step_event,
+    told,
     tool_cost_event,
     tool_event,
 )
+from admiralty.runtime.agents.pause import Pause
 from admiralty.runtime.agents.progress import Progress
 from admiralty.runtime.agents.tools import GovernedTools, Surroundings
 from admiralty.tools import ToolOutcome
@@ -60,11 +64,14 @@ class StandardAgent:
         self._output_schema = agent.output_schema
 
     async def visit(self, visit: Visit) -> VisitStream:
-        progress = Progress(visit=visit, session=dict(visit.session))
+        progress = Progress(visit=visit, session=deepcopy(dict(visit.session)))
         run = self._structured(progress) if self._agent.output else self._loop(progress)
-        async with aclosing(run) as stream:
-            async for item in stream:
-                yield item
+        try:
+            async with aclosing(run) as stream:
+                async for item in stream:
+                    yield item
+        except Pause as pause:
+            yield progress.paused(pause.request)
 
     async def _loop(self, progress: Progress) -> VisitStream:
         while True:
@@ -81,11 +88,11 @@ class StandardAgent:
             async with aclosing(self._run_tools(progress, calls)) as events:
                 async for event in events:
                     yield event
-            if handoff := _wanted_handoff(calls, self._agent):
-                target, reason = handoff
-                yield handoff_event(self._agent.name, target, reason)
-                yield progress.result(handoff=target)
-                return
+            for call in calls:
+                if (target := self._handoff(call)) is not None:
+                    yield handoff_event(self._agent.name, target, str(call["args"].get("reason", "")))
+                    yield progress.result(handoff=target)
+                    return
         yield progress.result()
 
     async def _structured(self, progress: Progress) -> VisitStream:
@@ -93,6 +100,10 @@ class StandardAgent:
         problem = ""
         for _ in range(OUTPUT_ATTEMPTS):
             reply: ModelReply | None = None
+            if not progress.recorded(_key(progress)) and progress.recorded(_key(progress, 2)):
+                # A call that brought no reply is not recorded; that another followed it is.
+                progress.count_step(self._agent.max_steps)
+                continue
             try:
                 async with aclosing(self._ask(progress, keep=False, problem=problem)) as stream:
                     async for item in stream:
@@ -132,11 +143,17 @@ class StandardAgent:
         ``problem`` is what was wrong with the answer before; only the model is told of it.
         """
         visit, agent = progress.visit, self._agent
-        if progress.steps >= min(agent.max_steps, visit.steps_left):
-            raise LimitExceeded(f"{agent.name} made {progress.steps} model calls without an answer.")
+        key = _key(progress)
+        progress.count_step(agent.max_steps)
         if visit.deadline is not None and time.time() > visit.deadline:
             raise DeadlineExceeded("The turn took longer than its limit.")
-        progress.steps += 1
+        if (reply := progress.recall(key)) is not None:
+            yield step_event(agent.name, progress.steps, replayed=True)
+            if keep:
+                progress.messages.append(_named(reply, agent.name))
+            yield reply
+            return
+        entry = progress.entry(key)
         again = [HumanMessage(f"Your last answer was no use: {problem}. Answer again.")] if problem else []
         call = ModelCall(
             id=new_id("call"),
@@ -153,9 +170,9 @@ class StandardAgent:
             priority=agent.priority,
             session=progress.facts(),
             streaming=visit.streaming and self._output_schema is None,
+            journal=entry if visit.durability == "sync" else None,
         )
-        yield Event(type="step", data={"agent": agent.name, "step": progress.steps, "call_id": call.id})
-        reply: ModelReply | None = None
+        yield step_event(agent.name, progress.steps, call_id=call.id)
         try:
             if not call.streaming:
                 reply = await self._scheduler.complete(call)
@@ -174,25 +191,31 @@ class StandardAgent:
         if reply is None:
             raise ProviderUnavailable("The model's answer broke off before its end.")
         yield cost_event(agent.name, reply)
+        reply = progress.keep(entry, reply)
         if keep:
             progress.messages.append(_named(reply, agent.name))
         yield reply
 
     async def _run_tools(self, progress: Progress, calls: Sequence[ToolCall]) -> Any:
         """Run tool calls: reads side by side, everything else one after the other, in order."""
-        for call in calls:
-            yield tool_event(self._agent.name, call, status="started")
+        made = sum(self._handoff(call) is None for call in calls)
+        progress.count_calls(made)
+        # Of a reply that another one follows in the record, all calls are.
+        replayed = progress.recorded(_key(progress))
+        again = [replayed or progress.was_told(call["id"] or "") for call in calls]
+        for call, old in zip(calls, again, strict=True):
+            yield tool_event(self._agent.name, call, status="started", replayed=old)
         tools = self._tools.by_name
         only_reads = all(
             (tool := tools.get(call["name"])) is not None and tool.effect == "read" for call in calls
         )
         if only_reads and len(calls) > 1:
-            outcomes = await asyncio.gather(*(self._run_tool(progress, call) for call in calls))
+            outcomes = await _all(self._run_tool(progress, call) for call in calls)
         else:
             outcomes = [await self._run_tool(progress, call) for call in calls]
-        for call, outcome in zip(calls, outcomes, strict=True):
-            yield tool_event(self._agent.name, call, status=outcome.status, outcome=outcome)
-            if outcome.cost:
+        for call, outcome, old in zip(calls, outcomes, again, strict=True):
+            yield tool_event(self._agent.name, call, status=outcome.status, outcome=outcome, replayed=old)
+            if outcome.cost and not old:
                 yield tool_cost_event(self._agent.name, call, outcome)
             progress.messages.append(
                 ToolMessage(
@@ -204,10 +227,31 @@ class StandardAgent:
             )
 
     async def _run_tool(self, progress: Progress, call: ToolCall) -> ToolOutcome:
-        name = call["name"]
-        if name.startswith(HANDOFF) and name.removeprefix(HANDOFF) in self._agent.handoffs:
-            return ToolOutcome(status="ok", content=f"{name.removeprefix(HANDOFF)} goes on.", seconds=0.0)
-        return await self._tools.call(progress, call)
+        if (target := self._handoff(call)) is not None:
+            outcome = ToolOutcome(status="ok", content=f"{target} goes on.", seconds=0.0)
+        else:
+            outcome = await self._tools.call(progress, call)
+        progress.note_told(call, told(outcome))
+        return outcome
+
+    def _handoff(self, call: ToolCall) -> str | None:
+        """Return the agent that a call hands off to."""
+        target = call["name"].removeprefix(HANDOFF)
+        return target if call["name"].startswith(HANDOFF) and target in self._agent.handoffs else None
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, ToolOutcome]]) -> list[ToolOutcome]:
+    """Do work side by side, to its end. Raises what a part of it raised, a Pause only if nothing else was."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    raised = [result for result in results if isinstance(result, BaseException)]
+    for error in sorted(raised, key=lambda error: isinstance(error, Pause)):
+        raise error
+    return [result for result in results if isinstance(result, ToolOutcome)]
+
+
+def _key(progress: Progress, following: int = 1) -> str:
+    """Return the key of the visit's next model call, or of one after it."""
+    return f"{progress.visit.number}.{progress.steps + following}"
 
 
 def _instructions(fleet: Fleet, agent: Agent) -> str:
@@ -231,15 +275,6 @@ def _handoff_tool(target: Agent) -> dict[str, Any]:
             },
         },
     }
-
-
-def _wanted_handoff(calls: Sequence[ToolCall], agent: Agent) -> tuple[str, str] | None:
-    """Return the first handoff's target and reason."""
-    for call in calls:
-        target = call["name"].removeprefix(HANDOFF)
-        if call["name"].startswith(HANDOFF) and target in agent.handoffs:
-            return target, str(call["args"].get("reason", ""))
-    return None
 
 
 def _named(reply: ModelReply, agent: str) -> AIMessage:

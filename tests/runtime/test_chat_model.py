@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from admiralty.core.errors import OutputInvalid, RateLimited
 from admiralty.core.ids import new_id
 from admiralty.core.values import Caller, Identity, ModelCall, ModelReply, Usage
-from admiralty.runtime.agents.chat_model import ScheduledChatModel
+from admiralty.runtime.agents.chat_model import Asked, ScheduledChatModel
 from admiralty.runtime.testing import ScriptedScheduler, calls
 
 CALLER = Caller(identity=Identity(), fleet="f", agent="a", agent_version="v", conversation_id="c", run_id="r")
@@ -75,7 +75,12 @@ async def test_a_call_carries_who_asks_and_what_langchain_adds() -> None:
 @pytest.mark.requirement("chat_model.usage")
 async def test_answers_carry_usage_and_model_and_are_told_to_whoever_listens() -> None:
     replies: list[ModelReply] = []
-    asked = model(ScriptedScheduler(["Hello there."] * 2), on_reply=replies.append)
+
+    def on_reply(asked: Asked, reply: ModelReply) -> ModelReply:
+        replies.append(reply)
+        return reply
+
+    asked = model(ScriptedScheduler(["Hello there."] * 2), on_reply=on_reply)
     whole = await asked.ainvoke("hi")
     pieces = [chunk async for chunk in asked.astream("hi")]
     streamed = pieces[0]

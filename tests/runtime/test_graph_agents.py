@@ -70,7 +70,7 @@ async def test_langchains_own_agent_runs_as_an_agent_of_ours() -> None:
     assert len(only(answer.events, "step")) == len(only(answer.events, "cost")) == 2
     started, ended = only(answer.events, "tool")
     assert (started["status"], ended["status"]) == ("started", "ok")
-    assert started["call_id"] == wish.tool_calls[0]["id"]
+    assert started["call_id"] == ended["call_id"]
     assert json.loads(ended["result"])["ordered"] == [{"item_id": "7", "quantity": 1}]
     assert json.loads(ended["result"])["conversation"] == answer.conversation_id
     first, second, third = scheduler.calls
