@@ -14,8 +14,9 @@ from typing import Any
 
 from admiralty.agents import Fleet
 from admiralty.core.errors import AdmiraltyError
-from admiralty.core.ports import Memory, Scheduler
+from admiralty.core.ports import Memory, Scheduler, StateStore
 from admiralty.core.settings import Settings
+from admiralty.core.state import NAMESPACE
 from admiralty.core.values import Event, Identity
 from admiralty.runtime.agents.hosts import LocalAgentHost
 from admiralty.runtime.agents.tools import Surroundings
@@ -25,7 +26,9 @@ from admiralty.runtime.composition.memory import build_memory
 from admiralty.runtime.composition.scheduler import build_scheduler
 from admiralty.runtime.conversations import Conversations
 from admiralty.runtime.scheduler.dispatch import Providers
+from admiralty.runtime.state import SqlStateStore
 from admiralty.runtime.storage import Database
+from admiralty.tools import SharedState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,11 @@ class LocalFleet:
     resources: Any
     database: Database
     identity: Identity
+    store: StateStore
+
+    def state(self, namespace: str = NAMESPACE) -> SharedState:
+        """Return the state that its agents share, seen and written by whoever opened the fleet."""
+        return SharedState(self.store, lambda: self.identity, namespace)
 
     async def ask(self, message: str, *, conversation: str | None = None, agent: str | None = None) -> Answer:
         """Say ``message`` in a conversation (a new one if none is named) and return the answer.
@@ -117,8 +125,11 @@ async def open_local(
             stack.push_async_callback(own.close)
             await own.start()
         resources = setup_resources(settings, fleet)
+        state = SqlStateStore(database, history=settings.state_history)
         host = LocalAgentHost(
-            fleet, fleet.agents, Surroundings(scheduler=asked, memory=memory, resources=resources)
+            fleet,
+            fleet.agents,
+            Surroundings(scheduler=asked, memory=memory, resources=resources, state=state),
         )
         conversations = await build_conversations(fleet, host, database, settings)
         stack.push_async_callback(conversations.drain, 5.0)
@@ -129,4 +140,5 @@ async def open_local(
             resources=resources,
             database=database,
             identity=identity or Identity(),
+            store=state,
         )

@@ -18,10 +18,10 @@ from admiralty.agents import Agent
 from admiralty.core.errors import AdmiraltyError, BudgetExceeded, Denied
 from admiralty.core.ids import new_id
 from admiralty.core.money import ZERO
-from admiralty.core.ports import Memory, Scheduler, Vectors
+from admiralty.core.ports import Memory, Scheduler, StateStore, Vectors
 from admiralty.core.values import Access, CallStatus, Grant, Passage
 from admiralty.runtime.agents.progress import Progress, last_user_text
-from admiralty.tools import Tool, ToolContext, ToolExecutor, ToolOutcome
+from admiralty.tools import SharedState, Tool, ToolContext, ToolExecutor, ToolOutcome
 from admiralty.tools.executor import PreparedCall
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class Surroundings:
     scheduler: Scheduler
     memory: Memory | None
     resources: Any
+    state: StateStore | None = None
 
 
 class GovernedTools:
@@ -83,6 +84,7 @@ class GovernedTools:
             session=progress.session,
             resources=self._around.resources,
             memory=memory,
+            state=SharedState(self._around.state, lambda: visit.caller),
         )
 
     def _access(self, progress: Progress, call: PreparedCall) -> Access:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from admiralty.core.clock import SystemClock
-from admiralty.core.ports import Clock
+from admiralty.core.ports import Clock, StateStore
 from admiralty.core.settings import Settings
 from admiralty.runtime.approvals import ApprovalStore
 from admiralty.runtime.conversations import Conversations
@@ -46,6 +46,8 @@ class ApiParts:
     decisions: DecisionLog | None = None
     approvals: ApprovalStore | None = None
     """What waits for persons; without it, no door shows or decides that."""
+    state: StateStore | None = None
+    """What agents share; without it, no door leads to it."""
     readiness: Readiness = always_ready
     clock: Clock = field(default_factory=SystemClock)
     keep_alive: float = 10.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from admiralty.core.errors import AdmiraltyError, RateLimited, Retryable, RunInterrupted
 from admiralty.core.ports import AnswerStream, Vectors, VisitStream
+from admiralty.core.state import Check, Committed, Lock, StateChange, StateValue, Who, Write
 from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, Passage, Visit
 
 T = TypeVar("T")
@@ -109,6 +110,57 @@ class RemoteAgentHost:
             async for batch in batches:
                 for item in batch:
                     yield item
+
+
+class RemoteState:
+    """What the StateStore port is made of, answered by the ``scheduler`` deployment."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._state = by_value(handle, "state")
+
+    async def read(self, who: Who, names: Sequence[tuple[str, str]]) -> list[StateValue | None]:
+        return cast("list[StateValue | None]", await self._call("read", who, list(names)))
+
+    async def find(self, who: Who, namespace: str, prefix: str, after: str, limit: int) -> list[StateValue]:
+        return cast("list[StateValue]", await self._call("find", who, namespace, prefix, after, limit))
+
+    async def transact(
+        self, who: Who, writes: Sequence[Write], checks: Sequence[Check], locks: Sequence[Lock]
+    ) -> Committed:
+        done = await self._call("transact", who, list(writes), list(checks), list(locks))
+        return cast("Committed", done)
+
+    async def chain(self, writes: Sequence[tuple[Who, Write]]) -> list[Committed | AdmiraltyError]:
+        return cast("list[Committed | AdmiraltyError]", await self._call("chain", list(writes)))
+
+    async def history(
+        self, who: Who, namespace: str, key: str, before: int | None, limit: int
+    ) -> list[StateChange]:
+        return cast("list[StateChange]", await self._call("history", who, namespace, key, before, limit))
+
+    async def positions(self, who: Who, namespace: str, key: str | None, prefix: str) -> dict[str, int]:
+        return cast("dict[str, int]", await self._call("positions", who, namespace, key, prefix))
+
+    async def changes(
+        self, who: Who, namespace: str, key: str | None, prefix: str, known: Mapping[str, int]
+    ) -> list[StateChange]:
+        told = await self._call("changes", who, namespace, key, prefix, dict(known))
+        return cast("list[StateChange]", told)
+
+    async def try_acquire(self, who: Who, namespace: str, key: str, holder: str, lease: float) -> Lock:
+        return cast("Lock", await self._call("try_acquire", who, namespace, key, holder, lease))
+
+    async def renew(self, who: Who, lock: Lock, lease: float) -> Lock:
+        return cast("Lock", await self._call("renew", who, lock, lease))
+
+    async def release(self, who: Who, lock: Lock) -> None:
+        await self._call("release", who, lock)
+
+    async def until_changed(self, who: Who, namespace: str, seconds: float) -> None:  # noqa: ARG002 - the port's
+        await asyncio.sleep(seconds)
+
+    async def _call(self, name: str, *arguments: Any) -> Any:
+        return await _unary(self._state, name, *arguments)
 
 
 async def _unary(handle: DeploymentHandle, *arguments: Any) -> Any:

@@ -4,6 +4,7 @@ Above it: tools' ``ctx.state``, the API, the command line. Below: the database. 
 HTTP and no Ray.
 """
 
+from admiralty.runtime.state.primitives import call_state
 from admiralty.runtime.state.store import ComposedStateStore, SqlStateStore
 
-__all__ = ["ComposedStateStore", "SqlStateStore"]
+__all__ = ["ComposedStateStore", "SqlStateStore", "call_state"]

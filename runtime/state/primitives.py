@@ -7,9 +7,9 @@ it is the same beside the database and beyond a hop.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-from admiralty.core.errors import AdmiraltyError
+from admiralty.core.errors import AdmiraltyError, InvalidRequest
 from admiralty.core.state import Check, Committed, Lock, StateChange, StateValue, Who, Write
 
 CALLS = frozenset(
@@ -81,3 +81,10 @@ class Primitives(Protocol):
     async def until_changed(self, who: Who, namespace: str, seconds: float) -> None:
         """Return when something in the namespace may have changed, after so many seconds at the latest."""
         ...
+
+
+async def call_state(state: Primitives, name: str, arguments: Sequence[Any]) -> Any:
+    """Answer a call of another process. Raises InvalidRequest for what is none of :data:`CALLS`."""
+    if name not in CALLS:
+        raise InvalidRequest(f"state: there is no call {name!r}.")
+    return await getattr(state, name)(*arguments)

@@ -14,9 +14,10 @@ from admiralty.runtime.agents.hosts import build_agent
 from admiralty.runtime.agents.tools import Surroundings
 from admiralty.runtime.composition.fleet import load_fleet, setup_resources
 from admiralty.runtime.serve.batches import batched
-from admiralty.runtime.serve.remote import RemoteMemory, RemoteScheduler
+from admiralty.runtime.serve.remote import RemoteMemory, RemoteScheduler, RemoteState
 from admiralty.runtime.serve.replicas import FleetSpec
 from admiralty.runtime.serve.secrets import forget_keys
+from admiralty.runtime.state import ComposedStateStore
 
 
 class AgentReplica:
@@ -31,6 +32,7 @@ class AgentReplica:
             scheduler=RemoteScheduler(scheduler),
             memory=RemoteMemory(memory),
             resources=await asyncio.to_thread(setup_resources, spec.settings, fleet),
+            state=ComposedStateStore(RemoteState(scheduler)),
         )
         self._agent = build_agent(fleet, fleet.agent(agent), surroundings)
 

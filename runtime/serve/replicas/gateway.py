@@ -24,6 +24,7 @@ from admiralty.runtime.policy import CedarPolicy, DecisionLog
 from admiralty.runtime.serve.remote import RemoteAgentHost, RemoteMemory, RemoteScheduler
 from admiralty.runtime.serve.replicas import FleetSpec
 from admiralty.runtime.serve.secrets import forget_keys
+from admiralty.runtime.state import SqlStateStore
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.keys import ApiKeys
 
@@ -49,10 +50,11 @@ class Gateway:
         resources = None
         if inline:
             resources = await asyncio.to_thread(setup_resources, settings, fleet)
+        state = SqlStateStore(database, history=settings.state_history)
         local = LocalAgentHost(
             fleet,
             inline,
-            Surroundings(scheduler=remote_scheduler, memory=remote_memory, resources=resources),
+            Surroundings(scheduler=remote_scheduler, memory=remote_memory, resources=resources, state=state),
         )
         host = SplitAgentHost([agent.name for agent in inline], local, RemoteAgentHost(agents))
         self._conversations = await build_conversations(fleet, host, database, settings)
@@ -68,6 +70,7 @@ class Gateway:
             policy=CedarPolicy.of(settings, fleet),
             decisions=DecisionLog(database),
             approvals=ApprovalStore(database),
+            state=state,
             readiness=lambda: _ready({"memory": remote_memory.ready, "scheduler": remote_scheduler.ready}),
         )
 

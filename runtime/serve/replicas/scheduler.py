@@ -16,6 +16,7 @@ from admiralty.runtime.serve.batches import batched
 from admiralty.runtime.serve.metrics import RayMetrics
 from admiralty.runtime.serve.remote import RemoteMemory
 from admiralty.runtime.serve.replicas import FleetSpec
+from admiralty.runtime.state import SqlStateStore, call_state
 from admiralty.runtime.storage import Database
 
 
@@ -28,6 +29,7 @@ class SchedulerReplica:
         self._scheduler = build_scheduler(
             spec.settings, fleet, RemoteMemory(memory), self._database, RayMetrics()
         )
+        self._state = SqlStateStore(self._database, history=spec.settings.state_history)
         await self._scheduler.start()
 
     async def ready(self) -> bool:
@@ -54,6 +56,10 @@ class SchedulerReplica:
     ) -> None:
         """Forward to the scheduler."""
         await self._scheduler.settle(grant, status=status, seconds=seconds, outcome=outcome)
+
+    async def state(self, call: str, *arguments: Any) -> Any:
+        """Answer a call about shared state."""
+        return await call_state(self._state.primitives, call, arguments)
 
     async def __del__(self) -> None:
         """Settle what is under way, and let go; Serve awaits this."""
