@@ -234,10 +234,7 @@ class Agent:
         """First 12 digits of the SHA-256 over prompt, tool schemas, model configuration and code."""
         content = {
             "prompt": self.instructions.digest,
-            "tools": [
-                tool if isinstance(tool, str) else [tool.schema, tool.effect, tool.confirm, tool.price]
-                for tool in self.tools
-            ],
+            "tools": [tool if isinstance(tool, str) else _configuration(tool) for tool in self.tools],
             "handoffs": list(self.handoffs),
             "output": self.output_schema,
             "examples": {label: list(texts) for label, texts in self.example_texts.items()},
@@ -245,6 +242,12 @@ class Agent:
             "graph": _code_reference(self.graph),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _configuration(tool: Tool) -> list[Any]:
+    """Return what a tool's calls depend on besides its code."""
+    asked = [tool.approval, tool.approval_default] if tool.approval else []
+    return [tool.schema, tool.effect, tool.confirm, tool.price, *asked]
 
 
 def _code_reference(function: Callable[..., Any] | None) -> str | None:

@@ -11,7 +11,15 @@ from langchain.agents import create_agent
 from langchain_core.messages import ToolMessage
 
 from admiralty.agents import Agent, Fleet, inline_prompt
-from admiralty.core.errors import AdmiraltyError, BudgetExceeded, Denied, OutputInvalid, Retryable
+from admiralty.core.errors import (
+    AdmiraltyError,
+    BudgetExceeded,
+    Denied,
+    OutputInvalid,
+    ProviderUnavailable,
+    RateLimited,
+    Retryable,
+)
 from admiralty.core.values import Access, CallStatus, Event, Grant, ModelCall
 from admiralty.runtime.testing import Answer, ScriptedScheduler, calls
 from admiralty.tools import ToolContext, ToolError, tool
@@ -214,12 +222,12 @@ async def test_a_tool_that_no_budget_pays_for_does_not_run_and_the_model_reads_w
 
 @pytest.mark.requirement("access.tools")
 async def test_what_else_goes_wrong_at_the_scheduler_ends_the_turn(desk: Fleet) -> None:
-    deny = refusing("look", error=Retryable("The ledger is away.", retry_after=2.0))
+    deny = refusing("look", error=RateLimited("Too much at once.", retry_after=2.0))
     scheduler = ScriptedScheduler([calls(("look", {"what": "a"})), "Done."], deny=deny)
     async with desk.local(scheduler=scheduler) as local:
         events = [event async for event in local.stream("Look!")]
         assert local.resources.ran == []
-    assert (events[-1].data["code"], events[-1].data["retry_after"]) == ("unavailable", 2.0)
+    assert (events[-1].data["code"], events[-1].data["retry_after"]) == ("rate_limited", 2.0)
     assert events[-1].data["cost_usd"] == "0.000001", "the model call that wished for the tool"
 
 
@@ -357,7 +365,7 @@ async def test_a_turn_that_failed_tells_what_it_cost(desk: Fleet, kind: str) -> 
             return calls(("search", {"query": "lamps"}))
         if kind == "invalid":
             return OutputInvalid("broken off", cost_usd="0.5")
-        return Retryable("The provider went away.", cost_usd="0.5", model="x:y")
+        return ProviderUnavailable("The provider went away.", cost_usd="0.5", model="x:y")
 
     async with desk.local(scheduler=ScriptedScheduler(script)) as local:
         events: list[Event] = [event async for event in local.stream("Search!")]
