@@ -141,7 +141,8 @@ class GraphAgent:
                 if isinstance(item, Event):
                     yield item
                 elif isinstance(item, Pause):
-                    await running.quiet()
+                    for event in await running.rest():
+                        yield event
                     yield progress.paused(item.request)
                     return
                 elif isinstance(item, Exception):

@@ -148,14 +148,20 @@ class Progress:
         )
 
     def paused(self, request: ApprovalRequest) -> VisitResult:
-        """Return the result of a visit that waits for a person: it has left nothing but its journal."""
+        """Return the result of a visit that waits for a person: it has left nothing but its journal.
+
+        What came of the other tool calls of that step is in it, in an entry without a reply.
+        """
+        journal = self.take_unwritten()
+        if self.noted:
+            journal += (self.entry(f"{self.visit.number}.at.{request.call_id}"),)
         return VisitResult(
             messages=(),
             session=self.visit.session,
             steps=self.steps,
             calls=self.calls,
             pause=request,
-            journal=self.take_unwritten(),
+            journal=journal,
         )
 
     def facts(self) -> dict[str, Any]:

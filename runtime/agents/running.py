@@ -38,17 +38,13 @@ class Running:
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tell(self, item: Item) -> None:
-        """Pass on what happened, unless the visit is over."""
-        if not self._over:
-            self.happened.put_nowait(item)
+        """Pass on what happened."""
+        self.happened.put_nowait(item)
 
     def end(self, ending: Exception) -> None:
-        """End the visit, past whatever the graph makes of errors. Of several endings the first counts,
-        but a pause for less than what went wrong.
-        """
-        if not self._over or not isinstance(ending, Pause):
-            self.happened.put_nowait(ending)
+        """End the visit, past whatever the graph makes of errors: nothing new may begin in it."""
         self._over = True
+        self.happened.put_nowait(ending)
 
     def check(self) -> None:
         """Raise RunInterrupted if the visit is over: what is left of its graph may do nothing more."""
@@ -61,7 +57,7 @@ class Running:
         return RunInterrupted("The visit is over.")
 
     def close(self) -> None:
-        """Let nothing be told any more, and what is held go."""
+        """Let go what is held; nobody listens any more."""
         self._over = True
         self._closed.set()
 
@@ -77,14 +73,18 @@ class Running:
             if not self._working:
                 self._idle.set()
 
-    async def quiet(self) -> None:
-        """Wait until no tool call is under way. Raises what has gone wrong in one."""
+    async def rest(self) -> list[Event]:
+        """Return what happens until no tool call is under way. Raises what goes wrong in one."""
         if self._working:
             await self._idle.wait()
+        events: list[Event] = []
         while not self.happened.empty():
             item = self.happened.get_nowait()
-            if isinstance(item, Exception) and not isinstance(item, Pause):
+            if isinstance(item, Event):
+                events.append(item)
+            elif isinstance(item, Exception) and not isinstance(item, Pause | RunInterrupted):
                 raise item
+        return events
 
     def key(self, digest: str) -> str:
         """Return the key of what is asked now: equal questions are told apart by their order."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from copy import deepcopy
 from typing import Any
@@ -205,15 +205,10 @@ class StandardAgent:
         again = [replayed or progress.was_told(call["id"] or "") for call in calls]
         for call, old in zip(calls, again, strict=True):
             yield tool_event(self._agent.name, call, status="started", replayed=old)
-        tools = self._tools.by_name
-        only_reads = all(
-            (tool := tools.get(call["name"])) is not None and tool.effect == "read" for call in calls
-        )
-        if only_reads and len(calls) > 1:
-            outcomes = await _all(self._run_tool(progress, call) for call in calls)
-        else:
-            outcomes = [await self._run_tool(progress, call) for call in calls]
-        for call, outcome, old in zip(calls, outcomes, again, strict=True):
+        results = await self._results(progress, calls)
+        for call, outcome, old in zip(calls, results, again, strict=False):
+            if isinstance(outcome, Exception):
+                continue
             yield tool_event(self._agent.name, call, status=outcome.status, outcome=outcome, replayed=old)
             if outcome.cost and not old:
                 yield tool_cost_event(self._agent.name, call, outcome)
@@ -225,6 +220,27 @@ class StandardAgent:
                     status="error" if outcome.failed else "success",
                 )
             )
+        errors = [result for result in results if isinstance(result, Exception)]
+        for error in sorted(errors, key=lambda error: isinstance(error, Pause)):
+            raise error  # a pause only where nothing went wrong
+
+    async def _results(self, progress: Progress, calls: Sequence[ToolCall]) -> list[ToolOutcome | Exception]:
+        """Make tool calls; return what came of them, up to the first that raised where they wait in line."""
+        tools = self._tools.by_name
+        only_reads = all(
+            (tool := tools.get(call["name"])) is not None and tool.effect == "read" for call in calls
+        )
+        if only_reads and len(calls) > 1:  # to the end of all of them: what has begun is noted
+            work = [self._run_tool(progress, call) for call in calls]
+            together = await asyncio.gather(*work, return_exceptions=True)
+            return [_no_exit(result) for result in together]
+        results: list[ToolOutcome | Exception] = []
+        for call in calls:
+            try:
+                results.append(await self._run_tool(progress, call))
+            except Exception as error:
+                return [*results, error]
+        return results
 
     async def _run_tool(self, progress: Progress, call: ToolCall) -> ToolOutcome:
         if (target := self._handoff(call)) is not None:
@@ -240,13 +256,10 @@ class StandardAgent:
         return target if call["name"].startswith(HANDOFF) and target in self._agent.handoffs else None
 
 
-async def _all(work: Iterable[Coroutine[Any, Any, ToolOutcome]]) -> list[ToolOutcome]:
-    """Do work side by side, to its end. Raises what a part of it raised, a Pause only if nothing else was."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    raised = [result for result in results if isinstance(result, BaseException)]
-    for error in sorted(raised, key=lambda error: isinstance(error, Pause)):
-        raise error
-    return [result for result in results if isinstance(result, ToolOutcome)]
+def _no_exit(result: ToolOutcome | BaseException) -> ToolOutcome | Exception:
+    if isinstance(result, ToolOutcome | Exception):
+        return result
+    raise result
 
 
 def _key(progress: Progress, following: int = 1) -> str:

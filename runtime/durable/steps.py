@@ -39,13 +39,11 @@ def insert_steps(connection: Connection, run_id: str, entries: Sequence[JournalE
 
 
 def step_row(run_id: str, entry: JournalEntry, at: float) -> Row:
-    """Return the row of an entry that has its reply. Raises ValueError for one that has none."""
-    if entry.reply is None:
-        raise ValueError(f"The entry {entry.key} of run {run_id} has no reply: there is nothing to keep.")
+    """Return the row of an entry."""
     return {
         "run_id": run_id,
         "key": entry.key,
-        "reply": _plain(encode_reply(entry.reply)),
+        "reply": None if entry.reply is None else _plain(encode_reply(entry.reply)),
         "session": _plain(dict(entry.session)),
         "outcomes": _plain({key: dict(outcome) for key, outcome in entry.outcomes.items()}),
         "at": at,
@@ -65,7 +63,7 @@ def load_steps(connection: Connection, run_id: str) -> dict[str, JournalEntry]:
             key=row.key,
             session=_read(row.session),
             outcomes=_read(row.outcomes),
-            reply=decode_reply(_read(row.reply)),
+            reply=None if row.reply is None else decode_reply(_read(row.reply)),
         )
         for row in connection.execute(_SELECT, {"run": run_id})
     }
