@@ -8,10 +8,12 @@ fails takes nothing of its neighbours with it. ``write`` returns after the commi
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import queue
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
@@ -36,6 +38,9 @@ Work = Callable[[Connection], T]
 
 MAX_GROUP = 256
 """Most writes in one commit: bounds how long the first of them waits for the last."""
+
+MAX_DEADLOCKS = 4
+"""How often a write is tried again by itself that PostgreSQL broke off so that others could go on."""
 
 CONNECT_SECONDS = 10
 """How long a PostgreSQL server may take to answer at all."""
@@ -123,7 +128,25 @@ class Database:
 
     def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
         group = [item for item in group if item[1].set_running_or_notify_cancel()]
+        for alone in self._commit_together(group):
+            for _ in range(MAX_DEADLOCKS):  # it holds nothing else now that others could wait for
+                if not self._commit_together([alone]):
+                    break
+            else:
+                alone[1].set_exception(
+                    Retryable("Too many processes write the same at once.", retry_after=1.0)
+                )
+
+    def _commit_together(
+        self, group: list[tuple[Work[Any], Future[Any]]]
+    ) -> list[tuple[Work[Any], Future[Any]]]:
+        """Do a group's writes in one transaction; return those that PostgreSQL broke off as deadlocks.
+
+        Writes of one group hold their locks until all are committed: two processes whose groups meet the
+        same rows in different orders wait for each other, though each write by itself has a good order.
+        """
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+        deadlocked: list[tuple[Work[Any], Future[Any]]] = []
         try:
             with self._writing.connect() as connection, connection.begin() as transaction:
                 for work, future in group:
@@ -136,18 +159,22 @@ class Database:
                             raise _first(error) from None
                         if len(group) == 1:
                             transaction.rollback()
+                        if _is_deadlock(error):
+                            deadlocked.append((work, future))
+                            continue
                         failure = _unavailable(error) if isinstance(error, OperationalError) else error
                         outcomes.append((future, None, failure))
         except BaseException as error:
             lost = _unavailable(error) if isinstance(error, SQLAlchemyError) else error
             for _, future in group:
                 future.set_exception(lost)
-            return
+            return []
         for future, result, problem in outcomes:
             if problem is None:
                 future.set_result(result)
             else:
                 future.set_exception(problem)
+        return deadlocked
 
     def _transaction_is_lost(self, connection: Connection, error: Exception) -> bool:
         """Return whether a write's error has ended the transaction that it shares with its neighbours."""
@@ -206,12 +233,18 @@ def _engine(url: URL, is_sqlite: bool, synchronous: str) -> Engine:
         raise ConfigurationError(f"sqlite_synchronous = {synchronous!r}: use NORMAL or FULL.")
     try:
         if not is_sqlite:
-            return sa.create_engine(url, pool_size=5, max_overflow=5, pool_pre_ping=True)
+            return sa.create_engine(
+                url, pool_size=5, max_overflow=5, pool_pre_ping=True, json_serializer=plain_json
+            )
         if url.database in (None, "", ":memory:"):
             # One shared connection: every thread must see the same database in memory.
-            engine = sa.create_engine(url, poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+            given = {"check_same_thread": False}
+            engine = sa.create_engine(
+                url, poolclass=sa.StaticPool, connect_args=given, json_serializer=plain_json
+            )
         else:
-            engine = sa.create_engine(url, connect_args={"timeout": 30.0, "check_same_thread": False})
+            given = {"timeout": 30.0, "check_same_thread": False}
+            engine = sa.create_engine(url, connect_args=given, json_serializer=plain_json)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise ConfigurationError(
             f"database_url names {url.drivername}, but {error}. Run: pip install 'admiralty[postgres]'."
@@ -242,6 +275,28 @@ def _writing_engine(url: URL) -> Engine:
     return sa.create_engine(
         url, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args={"options": options.strip()}
     )
+
+
+def plain_json(value: Any) -> str:
+    """Return JSON that every database takes: numbers that are none, which models write too, become null."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _is_deadlock(error: Exception) -> bool:
+    return isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", None) == "40P01"
 
 
 def _first(error: Exception) -> Exception:

@@ -160,7 +160,7 @@ async def test_closing_finishes_what_is_queued_and_refuses_what_comes_after(
 
 
 @pytest.mark.requirement("storage.group_commit")
-async def test_a_deadlock_between_two_processes_costs_one_write_and_not_its_neighbours(
+async def test_a_deadlock_between_the_groups_of_two_processes_costs_nobody_a_write(
     postgres_url: str,
 ) -> None:
     here, there = Database(postgres_url), Database(postgres_url)
@@ -181,9 +181,7 @@ async def test_a_deadlock_between_two_processes_costs_one_write_and_not_its_neig
     results = await asyncio.gather(
         grouped(here, insert("c"), *lock("a", "b")), grouped(there, insert("d"), *lock("b", "a"))
     )
-    failed = [outcome for outcomes in results for outcome in outcomes if isinstance(outcome, BaseException)]
-    assert [type(error) for error in failed] == [Retryable]
-    assert "deadlock" in str(failed[0])
+    assert not [error for outcomes in results for error in outcomes if isinstance(error, BaseException)]
     assert await here.read(names) == ["a", "b", "c", "d"]
     await here.close()
     await there.close()
