@@ -159,7 +159,7 @@ def _checked(verdict: str, arguments: Any, reason: str) -> ApprovalStatus:
 
 def _check_open(found: Approval, run_status: str | None, now: float) -> None:
     """Raise Conflict unless an approval can be decided."""
-    told = {"status": found.status, "approval_id": found.id}
+    told = {"approval_status": found.status, "approval_id": found.id}
     if found.status == "withdrawn":
         raise Conflict(
             f"Approval {found.id} was withdrawn: its run ended before anybody decided.",
@@ -177,7 +177,7 @@ def _check_open(found: Approval, run_status: str | None, now: float) -> None:
         holds = "approved" if found.default == "approve" else "rejected"
         raise Conflict(
             f"Approval {found.id} ran out at {_moment(found.expires_at)}: by its default it is {holds}.",
-            **told | {"status": "expired" if holds == "rejected" else "approved"},
+            **told | {"approval_status": "expired" if holds == "rejected" else "approved"},
             decided_by=CLOCK,
             decided_at=found.expires_at,
         )

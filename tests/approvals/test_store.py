@@ -122,7 +122,7 @@ async def test_what_is_decided_stays_and_who_decided_it_is_told(
     ):
         with pytest.raises(Conflict, match=r"approved by key_ann at 2026-11-22 12:00:00 UTC") as refused:
             await store.decide(made.id, verdict, **options)  # type: ignore[arg-type]
-        assert refused.value.details["status"] == "approved"
+        assert refused.value.details["approval_status"] == "approved"
         assert refused.value.details["decided_by"] == "key_ann"
     assert await store.get(made.id) == decided
 
