@@ -22,7 +22,8 @@ from langgraph.types import Command, interrupt
 from admiralty.agents import Agent, Fleet
 from admiralty.core.errors import LimitExceeded, RunInterrupted
 from admiralty.core.ports import AgentHost
-from admiralty.core.values import Caller, Event, Recorded, Visit, VisitResult
+from admiralty.core.values import Caller, Event, JournalEntry, Recorded, Visit, VisitResult
+from admiralty.runtime.durable.naming import of_visit
 
 Emit = Callable[[Event], None]
 
@@ -58,6 +59,8 @@ class TurnContext:
     recorded: Recorded = field(default_factory=Recorded)
     """What earlier executions of the run have left."""
     durability: Literal["sync", "exit"] = "sync"
+    journal: list[JournalEntry] = field(default_factory=list)
+    """Replies to visits so far that are not kept yet: they travel on until something is changed."""
     paused: list[VisitResult] = field(default_factory=list)
     """The visit that waits for a person, once one does."""
 
@@ -99,8 +102,9 @@ def _node(
             calls_left=limits.calls - state["calls"],
             streaming=context.streaming,
             number=state["handoffs"],
-            recorded=context.recorded,
+            recorded=of_visit(context.recorded, state["handoffs"]),
             durability=context.durability,
+            journal=tuple(context.journal),
         )
         result: VisitResult | None = None
         async with aclosing(host.visit(visit)) as stream:
@@ -111,6 +115,7 @@ def _node(
                     context.emit(item)
         if result is None:
             raise RunInterrupted(f"{agent.name} broke off without a result.")
+        context.journal[:] = result.journal
         if result.pause is not None:
             context.paused.append(result)
             # The verdict comes with the visit's record; LangGraph hands the answers to earlier interrupts

@@ -1,4 +1,4 @@
-"""Names of what a model says, the same in every execution of a run.
+"""Names of what a model is asked and says, the same in every execution of a run.
 
 Models' own ids need not be unique (some always say ``call_1``), nor be there at all; and what is done once is
 known by the id of the call that wished for it.
@@ -11,10 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from admiralty.core.frozen import replace
-from admiralty.core.values import ModelReply
+from admiralty.core.values import ModelReply, Recorded
 
 _ID_KEYS = ("id", "call_id", "tool_call_id")
 """Under what a message's content repeats the ids of its tool calls, depending on the provider."""
+
+
+def of_visit(recorded: Recorded, number: int) -> Recorded:
+    """Return what of a run's record belongs to its visit ``number``: a record may be large, and travels."""
+    own = {key: entry for key, entry in recorded.replies.items() if key.startswith(f"{number}.")}
+    return replace(recorded, replies=own)
 
 
 def named(reply: ModelReply, run_id: str, key: str) -> ModelReply:

@@ -7,6 +7,7 @@ of 3-5. It is set here, in code, because the default depends on the environment 
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
@@ -15,12 +16,15 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from admiralty.core.errors import AdmiraltyError, RateLimited, Retryable, RunInterrupted
+from admiralty.core.errors import AdmiraltyError, LimitExceeded, RateLimited, Retryable, RunInterrupted
 from admiralty.core.ports import AnswerStream, Vectors, VisitStream
 from admiralty.core.state import Check, Committed, Lock, StateChange, StateValue, Who, Write
 from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, Passage, Visit
 
 T = TypeVar("T")
+
+MAX_VISIT_BYTES = 3_000_000
+"""The largest visit that is sent to an agent: Serve's gRPC takes messages up to 4 MB."""
 
 
 def by_value(handle: DeploymentHandle, method: str, *, stream: bool = False) -> DeploymentHandle:
@@ -102,6 +106,7 @@ class RemoteAgentHost:
         self._whole = {name: by_value(handle, "visit_whole") for name, handle in handles.items()}
 
     async def visit(self, visit: Visit) -> VisitStream:
+        check_size(visit)
         if not visit.streaming:  # nobody watches: a stream costs the two processes more than one answer
             for item in await _unary(self._whole[visit.caller.agent], visit):
                 yield item
@@ -161,6 +166,20 @@ class RemoteState:
 
     async def _call(self, name: str, *arguments: Any) -> Any:
         return await _unary(self._state, name, *arguments)
+
+
+def check_size(visit: Visit) -> None:
+    """Raise LimitExceeded for a visit that is too large to be sent: what it is made again from is in it."""
+    if not (visit.recorded.replies or visit.journal):
+        return  # the messages alone: the scheduler is sent the same
+    size = len(pickle.dumps(visit))
+    if size > MAX_VISIT_BYTES:
+        raise LimitExceeded(
+            f"The run broke off, and what is recorded of its visit to {visit.caller.agent} takes {size:,} "
+            f"bytes; {MAX_VISIT_BYTES:,} can be sent. Ask for less in one turn, or give the agent "
+            'placement="inline".',
+            limit="recorded",
+        )
 
 
 async def _unary(handle: DeploymentHandle, *arguments: Any) -> Any:
