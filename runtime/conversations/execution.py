@@ -146,7 +146,7 @@ class Executor:
             given, ended = await self._resumed(run, config)
             if ended is not None:
                 return ended, None
-        if given is None and not taken_over:
+        else:
             given = self._given(run, request, [])
         if run.follows_gap and isinstance(given, dict):
             given = self._given(run, request, await self._untold(run, config))
@@ -154,10 +154,7 @@ class Executor:
         if context.paused:
             return None, context.paused[-1]
         await self._trim(state["messages"], config, request.entry)
-        message = answer_of(state["messages"])
-        if message is None:
-            raise OutputInvalid("The fleet ended the turn without an answer.")
-        return message, None
+        return _answer(state["messages"]), None
 
     def _config(self, run: Run) -> Any:
         named = {"thread_id": run.conversation_id, "run_id": run.id, "fence": run.fence}
@@ -183,7 +180,7 @@ class Executor:
             return Command(resume={item.id: "decided" for item in snapshot.interrupts}), None
         if snapshot.next:
             return None, None  # from the last finished node
-        return None, answer_of(snapshot.values["messages"])
+        return None, _answer(snapshot.values["messages"])
 
     async def _untold(self, run: Run, config: Any) -> list[BaseMessage]:
         """Return what the turns before, as far as they ended without an answer, leave to be told."""
@@ -321,6 +318,12 @@ class Executor:
                 logger.warning("a run's record is tried again: %s", error)
             await asyncio.sleep(pause)
             pause = min(2.0, 2 * pause)
+
+
+def _answer(messages: Sequence[BaseMessage]) -> AIMessage:
+    if (message := answer_of(messages)) is None:
+        raise OutputInvalid("The fleet ended the turn without an answer.")
+    return message
 
 
 def _watch(live: LiveRun, event: Event) -> None:
