@@ -73,7 +73,7 @@ def create_app(parts: ApiParts) -> FastAPI:
     add_budget_routes(secured, parts.budgets)
     add_ledger_routes(secured, parts.reports, parts.clock)
     if parts.approvals is not None:
-        add_approval_routes(secured, parts.approvals, parts.conversations.fleet)
+        add_approval_routes(secured, parts.approvals, parts.conversations)
     add_metrics_route(secured, parts, http)
     if parts.policy is not None and parts.decisions is not None:
         add_policy_routes(secured, parts.policy, parts.decisions)

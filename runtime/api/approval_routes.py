@@ -19,13 +19,14 @@ from admiralty.runtime.api.errors import invalid
 from admiralty.runtime.api.wire import json_response
 from admiralty.runtime.approvals import Approval, ApprovalStatus, ApprovalStore, Decider
 from admiralty.runtime.approvals.describe import approval_json
+from admiralty.runtime.conversations import Conversations
 from admiralty.tools import Tool
 from admiralty.tools.executor import explain
 
 TAGS: list[Any] = ["approvals"]
 
 
-def add_approval_routes(router: APIRouter, approvals: ApprovalStore, fleet: Fleet) -> None:
+def add_approval_routes(router: APIRouter, approvals: ApprovalStore, conversations: Conversations) -> None:
     """Add ``/v1/approvals`` and what is below it."""
 
     @router.get("/v1/approvals", tags=TAGS, summary="List approvals", response_model=ApprovalList)
@@ -84,10 +85,13 @@ def add_approval_routes(router: APIRouter, approvals: ApprovalStore, fleet: Flee
         require_admin(identity)
         by = Decider.of(identity)
         if body.arguments is not None:
-            _check_arguments(await approvals.get(_checked(approval_id), viewer=by), body.arguments, fleet)
+            _check_arguments(
+                await approvals.get(_checked(approval_id), viewer=by), body.arguments, conversations.fleet
+            )
         decided = await approvals.decide(
             _checked(approval_id), body.verdict, arguments=body.arguments, reason=body.reason, by=by
         )
+        conversations.wake()
         return json_response(approval_json(decided))
 
 

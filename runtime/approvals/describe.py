@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from admiralty.core.values import Event
 from admiralty.runtime.approvals.values import Approval
 
 
@@ -33,3 +34,23 @@ def approval_json(approval: Approval, *, secrets: bool = True) -> Mapping[str, A
         "decided_by": approval.decided_by,
         "decision_reason": approval.decision_reason,
     }
+
+
+def approval_event(approval: Approval) -> Event:
+    """Return the event that tells of an approval: that it waits, or what was decided."""
+    data = {
+        "approval_id": approval.id,
+        "agent": approval.agent,
+        "kind": approval.kind,
+        "tool": approval.tool,
+        "call_id": approval.call_id,
+        "arguments": dict(approval.arguments),
+        "reason": approval.reason,
+        "expires_at": approval.expires_at,
+        "status": approval.status,
+    }
+    if not approval.pending:
+        data |= {"decided_by": approval.decided_by, "decision_reason": approval.decision_reason}
+        if approval.edited is not None:
+            data["edited"] = dict(approval.edited)
+    return Event(type="approval", data=data)

@@ -1,7 +1,7 @@
 """Approvals within a transaction of somebody else's: asked for, decided by the clock, withdrawn, read.
 
-A run's row is locked before its approvals' rows, everywhere: two that take them the other way round would
-wait for each other. Knows nothing of who may decide.
+A conversation's row is locked before those of its runs, and these before their approvals': two orders would
+be a deadlock. Knows nothing of who may decide.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from admiralty.core.ids import new_id
 from admiralty.core.values import ApprovalRequest, ApprovalVerdict
+from admiralty.runtime.approvals.describe import approval_event
 from admiralty.runtime.approvals.values import CLOCK, DECIDED, Approval, read_approval
-from admiralty.runtime.storage.tables import approvals, runs
+from admiralty.runtime.storage.events import append_events
+from admiralty.runtime.storage.tables import approvals, conversations, runs
 
 MAX_SECONDS = 10 * 366 * 86_400.0
 """Longest wait for a person: any longer one is taken for this."""
 
-SWEEP = 200
+SWEEP = 50
 """Approvals that one transaction ends by the clock: writes that wait behind it wait no longer."""
 
 
@@ -84,23 +86,35 @@ def withdraw(connection: Connection, run_id: str, now: float) -> int:
 def expire(connection: Connection, now: float) -> list[str]:
     """End up to ``SWEEP`` approvals whose time is over by their defaults; return the runs that go on.
 
-    Those are queued in the same transaction. A run that another process looks at right now is left to
-    it.
+    Those are queued in the same transaction. A conversation that another process changes right now is left
+    for the next time.
     """
     due = connection.execute(_DUE, {"now": now, "most": SWEEP}).all()
     going_on = []
-    for approval_id, run_id in due:
-        # Asked again under the run's lock: somebody may have decided meanwhile.
-        if connection.execute(_EXPIRE, {"approval": approval_id, "now": now}).rowcount and go_on(
-            connection, run_id, now
-        ):
-            going_on.append(run_id)
+    for approval_id, conversation_id in due:
+        if connection.execute(_FREE, {"conversation": conversation_id}).first() is None:
+            continue
+        # Asked again under the lock: somebody may have decided meanwhile.
+        row = connection.execute(_EXPIRE, {"approval": approval_id, "now": now}).mappings().first()
+        if row is not None and go_on(connection, read_approval(row), now):
+            going_on.append(row["run_id"])
     return going_on
 
 
-def go_on(connection: Connection, run_id: str, now: float) -> bool:
-    """Queue a run that waits; return whether it did."""
-    return bool(connection.execute(_QUEUE, {"run": run_id, "now": now}).rowcount)
+def lock_run(connection: Connection, approval: Approval) -> str | None:
+    """Let nobody else change an approval's run until this transaction ends; return the run's status."""
+    connection.execute(_LOCK, {"conversation": approval.conversation_id})
+    status: str | None = connection.execute(_RUN, {"run": approval.run_id}).scalar()
+    return status
+
+
+def go_on(connection: Connection, approval: Approval, now: float) -> bool:
+    """Queue the run that waited for what is decided now, and tell so; return whether it did wait."""
+    waited = connection.execute(_QUEUE, {"run": approval.run_id, "now": now}).rowcount
+    if waited:
+        told = [approval_event(approval)]
+        append_events(connection, approval.conversation_id, approval.run_id, told, now)
+    return bool(waited)
 
 
 def plain(value: Any) -> Any:
@@ -147,13 +161,15 @@ _WITHDRAW = (
     .values(status="withdrawn", decided_at=_NOW)
 )
 _DUE = (
-    sa.select(approvals.c.id, approvals.c.run_id)
-    .join(runs, runs.c.id == approvals.c.run_id)
+    sa.select(approvals.c.id, approvals.c.conversation_id)
     .where(approvals.c.status == "pending", approvals.c.expires_at <= _NOW)
     .order_by(approvals.c.expires_at)
     .limit(sa.bindparam("most", type_=sa.Integer))
-    .with_for_update(of=runs, skip_locked=True)
 )
+_CONVERSATION = sa.select(conversations.c.id).where(conversations.c.id == sa.bindparam("conversation"))
+_LOCK = _CONVERSATION.with_for_update()
+_FREE = _CONVERSATION.with_for_update(skip_locked=True)
+_RUN = sa.select(runs.c.status).where(runs.c.id == sa.bindparam("run")).with_for_update()
 _EXPIRE = (
     approvals.update()
     .where(approvals.c.id == sa.bindparam("approval"), approvals.c.status == "pending")
@@ -164,6 +180,7 @@ _EXPIRE = (
         decided_by=CLOCK,
         decision_reason="Nobody decided in time.",
     )
+    .returning(approvals)
 )
 _QUEUE = (
     runs.update()

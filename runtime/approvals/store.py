@@ -14,10 +14,10 @@ from admiralty.core.clock import SystemClock
 from admiralty.core.errors import Conflict, InvalidRequest, NotFound
 from admiralty.core.ports import Clock
 from admiralty.core.values import Identity
-from admiralty.runtime.approvals.rows import go_on, plain
+from admiralty.runtime.approvals.rows import go_on, lock_run, plain
 from admiralty.runtime.approvals.values import CLOCK, STATUSES, Approval, ApprovalStatus, read_approval
 from admiralty.runtime.storage.database import Database
-from admiralty.runtime.storage.tables import approvals, runs
+from admiralty.runtime.storage.tables import approvals
 
 MAX_REASON = 4000
 MAX_WHO = 200
@@ -123,9 +123,8 @@ class ApprovalStore:
         reason = reason.strip()
 
         def settle(connection: Connection) -> Approval:
-            run_id = _find(connection, approval_id, by).run_id
             # Whoever takes the run's row decides; the approval is looked at again behind it.
-            waits = connection.execute(_RUN, {"run": run_id}).scalar()
+            waits = lock_run(connection, _find(connection, approval_id, by))
             found = _find(connection, approval_id, by)
             if (found.status, found.edited, found.decided_by) == (status, edited, by.name):
                 return found
@@ -134,8 +133,9 @@ class ApprovalStore:
             decision: dict[str, Any] = {"status": status, "decided_at": now, "decided_by": by.name}
             decision |= {"decision_reason": reason, "edited": sa.null() if edited is None else edited}
             connection.execute(approvals.update().where(approvals.c.id == found.id).values(decision))
-            go_on(connection, run_id, now)
-            return _find(connection, approval_id, by)
+            decided = _find(connection, approval_id, by)
+            go_on(connection, decided, now)
+            return decided
 
         return await self._database.write(settle)
 
@@ -216,7 +216,6 @@ def _place(connection: Connection, after: str, viewer: Decider) -> Any:
 _TENANT = sa.bindparam("tenant", type_=sa.String)
 _VISIBLE = sa.or_(_TENANT.is_(None), approvals.c.tenant == _TENANT)
 _ONE = sa.select(approvals).where(approvals.c.id == sa.bindparam("approval"), _VISIBLE)
-_RUN = sa.select(runs.c.status).where(runs.c.id == sa.bindparam("run")).with_for_update()
 _COUNT = (
     sa.select(approvals.c.status, sa.func.count().label("number"))
     .where(_VISIBLE)

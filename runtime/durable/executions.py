@@ -6,6 +6,7 @@ locked before those of its runs: two orders would be a deadlock.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,24 +16,33 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
 
-from admiralty.core.errors import Retryable, RunInterrupted, RunLost
+from admiralty.core.errors import RunInterrupted, RunLost
 from admiralty.core.ports import Clock
 from admiralty.core.values import ApprovalRequest, Event, JournalEntry, Recorded
 from admiralty.runtime.approvals import expire, insert_approval, verdicts, withdraw
+from admiralty.runtime.approvals.describe import approval_event
 from admiralty.runtime.approvals.values import Approval
-from admiralty.runtime.durable.runs import STOPPED, lock_conversation
+from admiralty.runtime.durable.runs import (
+    error_event,
+    has_written,
+    lock_conversation,
+    stopped_problem,
+    with_status,
+)
 from admiralty.runtime.durable.steps import delete_steps, insert_steps, load_steps
 from admiralty.runtime.durable.values import COLUMNS, Run, RunStatus, Stop, run_data, run_of
 from admiralty.runtime.problems import problem
 from admiralty.runtime.storage.checkpoints import prune_thread
 from admiralty.runtime.storage.database import Database
-from admiralty.runtime.storage.events import append_events
+from admiralty.runtime.storage.events import append_events, select_events
 from admiralty.runtime.storage.fences import check_fence
 from admiralty.runtime.storage.tables import effects, runs
 
 logger = logging.getLogger(__name__)
+
+MAX_GAP = 60
+"""Turns without an answer before a turn that it is told of at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +54,8 @@ class Ending:
     error: Mapping[str, Any] | None = None
     happened: Sequence[Event] = ()
     """What is not stored yet; the last tells of the end."""
+    unsure: int | None = None
+    """See :meth:`ExecutionStore.append`."""
     reads: Sequence[Mapping[str, Any]] = ()
     """Rows of effects for the tool calls that changed nothing."""
 
@@ -77,20 +89,19 @@ class ExecutionStore:
 
     async def claim(self, fleet: str, *, limit: int) -> list[Run]:
         """Take up to ``limit`` queued runs of ``fleet`` that may go on now: each with a higher fence."""
-        now = self._clock.now()
-        named = {"fleet_is": fleet, "now": now, "most": limit}
-        found = await self._database.read(lambda c: [row.id for row in c.execute(_CLAIMABLE, named)])
-        taken = []
-        for run_id in found:
-            try:
-                run = await self._database.write(partial(self._take, run_id=run_id))
-            except IntegrityError:  # another run of the conversation has become alive in between
-                continue
-            if run is not None:
-                taken.append(run)
+        named = {"fleet_is": fleet, "now": self._clock.now(), "most": limit}
+        found = await self._database.read(lambda c: c.execute(_CLAIMABLE, named).all())
+        takes = [self._database.write(partial(self._take, row.conversation_id, row.id)) for row in found]
+        taken: list[Run] = []
+        for outcome in await asyncio.gather(*takes, return_exceptions=True):
+            if isinstance(outcome, Run):
+                taken.append(outcome)
+            elif outcome is not None:  # the others are this process's by now, all the same
+                logger.warning("a queued run could not be taken: %s", outcome)
         return taken
 
-    def _take(self, connection: Connection, run_id: str) -> Run | None:
+    def _take(self, conversation_id: str, run_id: str, connection: Connection) -> Run | None:
+        lock_conversation(connection, conversation_id)  # who stops queued runs must not miss this one
         now = self._clock.now()
         named = {"run": run_id, "of": self._owner, "until": now + self.lease, "now": now}
         row = connection.execute(_TAKE, named).first()
@@ -120,18 +131,19 @@ class ExecutionStore:
         now = self._clock.now()
         late = await self._database.read(lambda c: c.execute(_LATE, {"now": now}).all())
         for row in late:
-            reason = f"The process that was answering ({row.owner}) was not heard of for {self.lease:g} s."
-
-            def reap(connection: Connection, row: Any = row, reason: str = reason) -> None:
-                at = self._clock.now()
-                self._broke_off(connection, row.id, row.conversation_id, row.fence, reason, at, late=True)
-
             try:
-                await self._database.write(reap)
+                await self._database.write(partial(self._reap, row.id, row.conversation_id, row.fence))
             except RunLost:  # another process was faster, or it lives
                 continue
-            logger.warning("run %s: %s", row.id, reason)
+            logger.warning("run %s: its process %s was not heard of for %g s", row.id, row.owner, self.lease)
         return len(late)
+
+    def _reap(self, run_id: str, conversation_id: str, fence: int, connection: Connection) -> None:
+        row = self._lock(connection, run_id, conversation_id, fence)
+        if row.lease_until >= self._clock.now():
+            raise RunLost(f"Run {run_id} is alive.")
+        reason = f"The process that was answering ({row.owner}) was not heard of for {self.lease:g} s."
+        self._queue_again(connection, row, reason, failed=True)
 
     async def expire_approvals(self) -> list[str]:
         """Let requests to persons run out; return the runs that go on for it."""
@@ -166,14 +178,17 @@ class ExecutionStore:
 
     async def has_written(self, run: Run) -> bool:
         """Return whether the run has changed something, or may have."""
-        found = await self._database.read(lambda c: c.execute(_EFFECTS, {"run": run.id}).first())
-        return found is not None
+        return await self._database.read(lambda c: has_written(c, run.id))
 
-    async def append(self, run: Run, happened: Sequence[Event]) -> list[Event]:
-        """Store events; return them with their numbers. Raises RunLost."""
+    async def append(self, run: Run, happened: Sequence[Event], *, unsure: int | None = None) -> list[Event]:
+        """Store events; return them with their numbers. Raises RunLost.
+
+        ``unsure``: the last number that is known, where nobody knows whether an earlier try to store the first
+        of them came through; those that are there behind it are not stored twice.
+        """
 
         def append(connection: Connection) -> list[Event]:
-            numbered = append_events(connection, run.conversation_id, run.id, happened, self._clock.now())
+            numbered = self._append(connection, run, happened, self._clock.now(), unsure)
             check_fence(connection, run.id, run.fence)
             return numbered
 
@@ -184,7 +199,7 @@ class ExecutionStore:
         now = self._clock.now()
 
         def finish(connection: Connection) -> list[Event]:
-            numbered = append_events(connection, run.conversation_id, run.id, ending.happened, now)
+            numbered = self._append(connection, run, ending.happened, now, ending.unsure)
             outcome = {"status": ending.status, "answer": ending.answer, "error": ending.error}
             changed = connection.execute(
                 _FINISH, {"run": run.id, "at": run.fence, "finished_at": now, "cancel": None, **outcome}
@@ -194,7 +209,7 @@ class ExecutionStore:
             if ending.reads:
                 connection.execute(_ADD_READS[connection.dialect.name], list(ending.reads))
             if ending.status == "done":
-                delete_steps(connection, run.id)
+                self._forget_steps(connection, run)
                 prune_thread(connection, run.conversation_id)
             elif ending.status != "parked":
                 withdraw(connection, run.id, now)
@@ -210,11 +225,19 @@ class ExecutionStore:
         user: str | None,
         journal: Sequence[JournalEntry],
         happened: Sequence[Event],
-    ) -> tuple[Approval, list[Event]]:
-        """Store that the run waits for a person. Raises RunLost."""
+        unsure: int | None = None,
+    ) -> list[Event] | Stop:
+        """Store that the run waits for a person; return the numbered events. Raises RunLost.
+
+        A run that was asked to stop does not wait: then how is returned, and nothing is stored.
+        """
         now = self._clock.now()
 
-        def pause(connection: Connection) -> tuple[Approval, list[Event]]:
+        def pause(connection: Connection) -> list[Event] | Stop:
+            lock_conversation(connection, run.conversation_id)
+            if how := self._held(connection, run.id, run.fence).cancel:
+                asked_to_stop: Stop = how
+                return asked_to_stop
             approval = insert_approval(
                 connection,
                 tenant=run.tenant,
@@ -226,125 +249,125 @@ class ExecutionStore:
                 now=now,
                 default_seconds=self._approval_seconds,
             )
-            asked = Event(type="approval", data=_approval_data(approval))
+            asked = approval_event(approval)
             waits = Event(type="run", data={**run_data(run), "status": "waiting"})
-            numbered = append_events(connection, run.conversation_id, run.id, [*happened, asked, waits], now)
+            numbered = self._append(connection, run, [*happened, asked, waits], now, unsure)
             insert_steps(connection, run.id, journal, now)
             # Decided in the meantime, by an execution that broke off before it heard of it: it goes on.
             status = "waiting" if approval.status == "pending" else "queued"
-            changed = connection.execute(_WAIT, {"run": run.id, "at": run.fence, "status": status})
-            if not changed.rowcount:
-                raise RunLost(f"Run {run.id} was taken over by another process; it does not wait.")
-            return approval, numbered
+            connection.execute(_WAIT, {"run": run.id, "at": run.fence, "status": status})
+            return numbered
 
         return await self._database.write(pause)
 
-    async def broke_off(self, run: Run, reason: str, *, pause: float) -> bool:
-        """Note that an execution broke off, and queue the run again; return whether it ended instead.
+    async def broke_off(self, run: Run, reason: str, *, pause: float) -> None:
+        """Note that an execution broke off, and queue the run again, or end it. Raises RunLost."""
 
-        Raises RunLost.
-        """
+        def note(connection: Connection) -> None:
+            row = self._lock(connection, run.id, run.conversation_id, run.fence)
+            self._queue_again(connection, row, reason, failed=True, pause=pause)
 
-        def note(connection: Connection) -> bool:
-            now = self._clock.now()
-            return self._broke_off(
-                connection, run.id, run.conversation_id, run.fence, reason, now, pause=pause
-            )
-
-        return await self._database.write(note)
+        await self._database.write(note)
 
     async def hand_on(self, run: Run) -> None:
         """Queue a run that this process cannot finish, because it is told to end. Raises RunLost."""
-        now = self._clock.now()
-        handed = {"run": run.id, "at": run.fence, "now": now}
 
         def hand_on(connection: Connection) -> None:
-            event = Event(type="run", data={**run_data(run), "status": "queued", "reason": "handed on"})
-            append_events(connection, run.conversation_id, run.id, [event], now)
-            if not connection.execute(_HAND_ON, handed).rowcount:
-                raise RunLost(f"Run {run.id} was taken over by another process.")
+            row = self._lock(connection, run.id, run.conversation_id, run.fence)
+            self._queue_again(connection, row, "handed on", failed=False)
 
         await self._database.write(hand_on)
 
-    def _broke_off(
-        self,
-        connection: Connection,
-        run_id: str,
-        conversation_id: str,
-        fence: int,
-        reason: str,
-        now: float,
-        *,
-        pause: float = 0.0,
-        late: bool = False,
-    ) -> bool:
-        lock_conversation(connection, conversation_id)
+    # -- within a transaction ----------------------------------------------------------------------
+
+    def _append(
+        self, connection: Connection, run: Run, happened: Sequence[Event], now: float, unsure: int | None
+    ) -> list[Event]:
+        there: list[Event] = []
+        if unsure is not None:
+            # Only the execution itself stores events of a run that is executed: they are its own.
+            lock_conversation(connection, run.conversation_id)
+            stored = select_events(connection, run.conversation_id, after=unsure, run_id=run.id)
+            there = [one.event for one in stored]
+        rest = happened[len(there) :]
+        return [*there, *append_events(connection, run.conversation_id, run.id, rest, now)]
+
+    def _held(self, connection: Connection, run_id: str, fence: int) -> Any:
         row = connection.execute(_GET, {"run": run_id, "at": fence}).first()
-        if row is None or (late and row.lease_until >= now):
-            raise RunLost(f"Run {run_id} is another process's.")
-        failures = [*row.attempts, {"attempt": row.attempt, "owner": row.owner, "at": now, "reason": reason}]
-        status: RunStatus = "parked" if len(failures) >= self._attempts else "queued"
+        if row is None:
+            raise RunLost(f"Run {run_id} was taken over by another process.")
+        return row
+
+    def _lock(self, connection: Connection, run_id: str, conversation_id: str, fence: int) -> Any:
+        lock_conversation(connection, conversation_id)
+        return self._held(connection, run_id, fence)
+
+    def _queue_again(
+        self, connection: Connection, row: Any, reason: str, *, failed: bool, pause: float = 0.0
+    ) -> None:
+        """Queue a run again whose conversation is locked; one that was asked to stop, or failed too often, ends."""
+        now = self._clock.now()
+        failures = list(row.attempts)
+        if failed:
+            failures.append({"attempt": row.attempt, "owner": row.owner, "at": now, "reason": reason})
+        status: RunStatus = "queued"
         error: Mapping[str, Any] | None = None
         if row.cancel:
-            text, code = STOPPED[row.cancel]
-            status, error = "cancelled", problem(Retryable(text), code=code)
-        elif status == "parked":
+            status, error = "cancelled", stopped_problem(connection, row.id, row.cancel)
+        elif failed and len(failures) >= self._attempts:
             text = f"The turn broke off {len(failures)} times, and waits for a person. Last: {reason}"
-            error = problem(RunInterrupted(text), code="run_parked")
+            status, error = "parked", problem(RunInterrupted(text), code="run_parked")
         if error is not None:
-            happened = Event(type="error", data={**error, "run_id": run_id})
+            happened = error_event(connection, row.id, row.conversation_id, error)
         else:
             happened = Event(type="run", data={**run_data(run_of(row)), "status": "queued", "reason": reason})
-        append_events(connection, conversation_id, run_id, [happened], now)
-        changed = connection.execute(
-            _BROKE_OFF,
-            {
-                "run": run_id,
-                "at": fence,
-                "until": row.lease_until,
-                "status": status,
-                "attempts": failures,
-                "error": error,
-                "owner": "",
-                "available_at": now + pause,
-                "finished_at": None if status == "queued" else now,
-            },
-        ).rowcount
-        if not changed:
-            raise RunLost(f"Run {run_id} was taken over by another process.")
-        return status != "queued"
+        append_events(connection, row.conversation_id, row.id, [happened], now)
+        changes = {
+            "status": status,
+            "attempts": failures,
+            "error": error,
+            "owner": "",
+            "available_at": now + pause,
+            "finished_at": None if error is None else now,
+        }
+        # The lease too: it may have been renewed since it was looked at.
+        held = {"run": row.id, "at": row.fence, "until": row.lease_until}
+        if not connection.execute(_QUEUE_AGAIN, {**held, **changes}).rowcount:
+            raise RunLost(f"Run {row.id} was taken over by another process.")
+        if status == "cancelled":
+            withdraw(connection, row.id, now)
 
-
-def _approval_data(approval: Approval) -> dict[str, Any]:
-    return {
-        "approval_id": approval.id,
-        "agent": approval.agent,
-        "kind": approval.kind,
-        "tool": approval.tool,
-        "call_id": approval.call_id,
-        "arguments": dict(approval.arguments),
-        "reason": approval.reason,
-        "expires_at": approval.expires_at,
-        "status": approval.status,
-    }
+    def _forget_steps(self, connection: Connection, run: Run) -> None:
+        """Delete the replies of a run that is done, and of those before it that nobody can retry any more."""
+        delete_steps(connection, run.id)
+        if run.follows_gap:
+            named = {"conversation": run.conversation_id, "turn_is": run.turn}
+            for row in connection.execute(_BEFORE, named).all():
+                if row.status == "done":
+                    break
+                delete_steps(connection, row.id)
 
 
 # Statements are made once: making one costs as much as executing it.
 _ROW = [runs.c[name] for name in COLUMNS]
 _OTHER = runs.alias("other")
+_QUEUED, _RUNNING = (runs.c.status == sa.literal_column(f"'{name}'") for name in ("queued", "running"))
+_NONE_ALIVE = ~sa.exists().where(
+    _OTHER.c.conversation_id == runs.c.conversation_id, with_status(_OTHER, "running", "waiting")
+)
+_NONE_BEFORE = ~sa.exists().where(
+    _OTHER.c.conversation_id == runs.c.conversation_id,
+    _OTHER.c.status == sa.literal_column("'queued'"),
+    _OTHER.c.turn < runs.c.turn,
+)
 _CLAIMABLE = (
-    sa.select(runs.c.id)
+    sa.select(runs.c.id, runs.c.conversation_id)
     .where(
-        runs.c.status == "queued",
+        _QUEUED,
         runs.c.fleet == sa.bindparam("fleet_is"),
         runs.c.available_at <= sa.bindparam("now"),
-        ~sa.exists().where(
-            _OTHER.c.conversation_id == runs.c.conversation_id,
-            sa.or_(
-                _OTHER.c.status.in_(["running", "waiting"]),
-                sa.and_(_OTHER.c.status == "queued", _OTHER.c.turn < runs.c.turn),
-            ),
-        ),
+        _NONE_ALIVE,
+        _NONE_BEFORE,
     )
     .order_by(runs.c.available_at, runs.c.id)
     .limit(sa.bindparam("most"))
@@ -353,11 +376,10 @@ _TAKE = (
     runs.update()
     .where(
         runs.c.id == sa.bindparam("run"),
-        runs.c.status == "queued",
+        _QUEUED,
         runs.c.available_at <= sa.bindparam("now"),
-        ~sa.exists().where(
-            _OTHER.c.conversation_id == runs.c.conversation_id, _OTHER.c.status.in_(["running", "waiting"])
-        ),
+        _NONE_ALIVE,
+        _NONE_BEFORE,
     )
     .values(
         status="running",
@@ -379,18 +401,18 @@ _RENEW = (
     .returning(runs.c.id, runs.c.fence)
 )
 _STOPS = sa.select(runs.c.id, runs.c.cancel).where(
-    runs.c.status == "running", runs.c.owner == sa.bindparam("of"), runs.c.cancel.is_not(None)
+    _RUNNING, runs.c.owner == sa.bindparam("of"), runs.c.cancel.is_not(None)
 )
 _LATE = (
     sa.select(runs.c.id, runs.c.conversation_id, runs.c.fence, runs.c.owner)
-    .where(runs.c.status == "running", runs.c.lease_until < sa.bindparam("now"))
+    .where(_RUNNING, runs.c.lease_until < sa.bindparam("now"))
     .limit(200)
 )
 _BEFORE = (
     sa.select(*_ROW)
     .where(runs.c.conversation_id == sa.bindparam("conversation"), runs.c.turn < sa.bindparam("turn_is"))
     .order_by(runs.c.turn.desc())
-    .limit(20)
+    .limit(MAX_GAP)
 )
 _EFFECTS = sa.select(effects.c.call_id, effects.c.status, effects.c.outcome).where(
     effects.c.run_id == sa.bindparam("run"), effects.c.effect != "read"
@@ -398,9 +420,8 @@ _EFFECTS = sa.select(effects.c.call_id, effects.c.status, effects.c.outcome).whe
 _HELD = (runs.c.id == sa.bindparam("run"), runs.c.fence == sa.bindparam("at"), runs.c.status == "running")
 _GET = sa.select(*_ROW, runs.c.owner, runs.c.lease_until).where(*_HELD)
 _FINISH = runs.update().where(*_HELD)  # sets what it is executed with besides
-_BROKE_OFF = runs.update().where(*_HELD, runs.c.lease_until == sa.bindparam("until"))
+_QUEUE_AGAIN = runs.update().where(*_HELD, runs.c.lease_until == sa.bindparam("until"))
 _WAIT = runs.update().where(*_HELD).values(status=sa.bindparam("status"), owner="", lease_until=0.0)
-_HAND_ON = runs.update().where(*_HELD).values(status="queued", owner="", available_at=sa.bindparam("now"))
 _ADD_READS = {
     "sqlite": sqlite.insert(effects).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(effects).on_conflict_do_nothing(),

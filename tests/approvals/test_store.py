@@ -15,6 +15,7 @@ from admiralty.runtime.approvals import ApprovalStore, Decider, expire, verdicts
 from admiralty.runtime.approvals.describe import approval_json
 from admiralty.runtime.approvals.rows import SWEEP
 from admiralty.runtime.storage import Database
+from admiralty.runtime.storage.events import select_events
 
 from .conftest import HOUR, NOON, Ask, HandClock, add_run, run_row, set_run
 
@@ -89,6 +90,10 @@ async def test_a_yes_lets_the_run_go_on_at_once_with_what_the_person_changed(
     told = (await database.read(lambda c: verdicts(c, run)))[made.key]
     assert (told.id, told.verdict, told.arguments) == (made.id, "approved", {"amount": 20})
     assert (told.reason, told.by) == ("enough", "key_ann")
+    (stored,) = await database.read(lambda c: select_events(c, made.conversation_id))
+    assert (stored.run_id, stored.seq, stored.event.type) == (run, 1, "approval")
+    data = stored.event.data
+    assert (data["approval_id"], data["status"], data["edited"]) == (made.id, "approved", {"amount": 20})
 
 
 @pytest.mark.requirement("approvals.decide")
