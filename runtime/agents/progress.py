@@ -41,6 +41,9 @@ class Progress:
     """Replies that no database has: they go with the next call that changes something, or with the result."""
     noted: dict[str, Outcome] = field(default_factory=dict)
     """Outcomes since the last reply, by :func:`effect_key`."""
+    live: bool = False
+    """Whether a model was asked, in a visit that asks one after the other: what is still recorded then came
+    after another answer, and is not used."""
     _told: dict[str, Outcome] = field(default_factory=dict)
     _told_ids: set[str] = field(default_factory=set)
 
@@ -109,7 +112,7 @@ class Progress:
 
     def recall(self, key: str) -> ModelReply | None:
         """Return the recorded reply of that key, the session set to what it was when the model was asked."""
-        entry = self.visit.recorded.replies.get(key)
+        entry = self._recorded(key)
         if entry is None or entry.reply is None:
             return None
         for done in entry.outcomes:
@@ -120,7 +123,10 @@ class Progress:
 
     def recorded(self, key: str) -> bool:
         """Return whether the reply of that key is recorded."""
-        return (entry := self.visit.recorded.replies.get(key)) is not None and entry.reply is not None
+        return (entry := self._recorded(key)) is not None and entry.reply is not None
+
+    def _recorded(self, key: str) -> JournalEntry | None:
+        return None if self.live else self.visit.recorded.replies.get(key)
 
     def take_unwritten(self) -> tuple[JournalEntry, ...]:
         """Return the replies that no database has, oldest first, for whoever is about to write.

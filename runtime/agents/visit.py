@@ -154,6 +154,7 @@ class StandardAgent:
             yield reply
             return
         entry = progress.entry(key)
+        progress.live = True
         again = [HumanMessage(f"Your last answer was no use: {problem}. Answer again.")] if problem else []
         call = ModelCall(
             id=new_id("call"),
