@@ -83,26 +83,21 @@ class Executor:
 
     async def _execute(self, live: LiveRun) -> None:
         run, started = live.run, self.clock.now()
+        if live.stopped:  # before it had begun
+            await self._stopped(live)
+            return
+        # A task of its own: it alone is cancelled, so that the storing of an end never is.
+        live.turn = asyncio.create_task(self._turn_in_time(live, started))
         try:
-            async with asyncio.timeout(self._seconds(run, started)):
-                message, paused = await self._turn(live, started)
+            message, paused = await live.turn
         except asyncio.CancelledError:
             await self._stopped(live)
         except TimeoutError:
-            late = Retryable(f"The turn took longer than its {self._seconds(run, started):g} s.")
-            await self._fail(live, "failed", problem(late, code="deadline_exceeded", status=504))
+            await self._fail(live, "failed", self._too_late(run, started))
         except RunLost:
             raise
-        except EffectUnknown as error:
-            await self._fail(live, "parked", problem(error))
-        except (Retryable, RunInterrupted) as error:
-            # Its subclasses say what the scheduler could not mend by trying again: they are final.
-            if type(error) in (Retryable, RunInterrupted):
-                await self._break_off(live, error.message)
-            else:
-                await self._fail(live, "failed", problem(error))
         except AdmiraltyError as error:
-            await self._fail(live, "failed", problem(error))
+            await self._failed(live, error)
         except Exception as error:
             logger.exception("run %s failed", run.id)
             await self._fail(live, "failed", problem(error))
@@ -111,6 +106,17 @@ class Executor:
                 await self._pause(live, paused)
             elif message is not None:
                 await self._done(live, message, self.clock.now() - started)
+
+    async def _turn_in_time(self, live: LiveRun, started: float) -> tuple[AIMessage | None, Any]:
+        async with asyncio.timeout(self._seconds(live.run, started)):
+            return await self._turn(live, started)
+
+    def _too_late(self, run: Run, started: float) -> dict[str, Any]:
+        if run.deadline is not None and run.deadline <= self.clock.now():
+            text = f"The answer was wanted within {run.deadline - run.started_at:g} s of the message."
+        else:
+            text = f"The turn took longer than its {self._seconds(run, started):g} s."
+        return problem(Retryable(text), code="deadline_exceeded", status=504)
 
     def _seconds(self, run: Run, started: float) -> float:
         limit = self.fleet.limits.seconds
@@ -220,6 +226,15 @@ class Executor:
         last = failure_event(live.run, error, await self._costs(live))
         await self._finish(live, status, [last], error=error)
 
+    async def _failed(self, live: LiveRun, error: AdmiraltyError) -> None:
+        # Subclasses of these say what the scheduler could not mend by trying again: they are final.
+        if type(error) in (Retryable, RunInterrupted):
+            await self._break_off(live, error.message)
+        elif isinstance(error, EffectUnknown):
+            await self._fail(live, "parked", problem(error))
+        else:
+            await self._fail(live, "failed", problem(error))
+
     async def _stopped(self, live: LiveRun) -> None:
         """End a run that was broken off from outside."""
         why = live.stopped or "drain"
@@ -230,14 +245,14 @@ class Executor:
             await self._persist(lambda: self.store.hand_on(live.run))
             live.detach()
         else:
-            if why == "rollback" and await self.store.has_written(live.run):
+            written = why == "rollback" and await self._persist(lambda: self.store.has_written(live.run))
+            if written:
                 why = "interrupt"  # what was done in the world must not be forgotten
             text, code = STOPPED[why]
             await self._fail(live, "cancelled", problem(Retryable(text), code=code))
 
     async def _break_off(self, live: LiveRun, reason: str) -> None:
         run = live.run
-        live.ending = True
         await self._flush(live)
         pause = min(LONGEST_PAUSE, self.settings.run_retry_seconds * 2 ** len(run.attempts))
         await self._persist(lambda: self.store.broke_off(run, reason, pause=pause))
@@ -245,15 +260,23 @@ class Executor:
         live.detach()
 
     async def _pause(self, live: LiveRun, visit: Any) -> None:
-        live.ending = True
         left = await live.settle()
         happened = numbered(left)
         user = RunRequest.from_json(live.run.request).identity.user
-        _, stored = await self._persist(
+        stored = await self._persist(
             lambda: self.store.pause(
-                live.run, visit.pause, user=user, journal=visit.journal, happened=happened
+                live.run,
+                visit.pause,
+                user=user,
+                journal=visit.journal,
+                happened=happened,
+                unsure=live.unsure,
             )
         )
+        if isinstance(stored, str):  # asked to stop meanwhile: nobody is to decide anything for it
+            live.stopped, live.pending = stored, left
+            await self._stopped(live)
+            return
         for event in stored[len(happened) :]:
             _watch(live, event)
         live.tell(stored, among=left)
@@ -269,11 +292,12 @@ class Executor:
         error: Mapping[str, Any] | None = None,
     ) -> None:
         """Store the end; listeners hear of it only then."""
-        live.ending = True
         left = await live.settle()
         happened = [*numbered(left), *last]
         reads = read_rows(live.run, self.fleet, live.called, self.clock.now())
-        ending = Ending(status=status, answer=answer, error=error, happened=happened, reads=reads)
+        ending = Ending(
+            status=status, answer=answer, error=error, happened=happened, unsure=live.unsure, reads=reads
+        )
         try:
             stored = await self._persist(lambda: self.store.finish(live.run, ending))
         except AdmiraltyError:
@@ -282,10 +306,11 @@ class Executor:
             # What it said may be what cannot be stored: then only that it failed is.
             logger.exception("run %s could not be stored", live.run.id)
             error = problem(failure)
-            end = failure_event(live.run, error, costs_of(live.costs))
-            left, last = [], [end]
+            last = [failure_event(live.run, error, costs_of(live.costs))]
             ending = Ending(status="failed", error=error, happened=last)
-            stored = await self._persist(lambda: self.store.finish(live.run, ending))
+            _watch(live, (await self._persist(lambda: self.store.finish(live.run, ending)))[-1])
+            live.detach()  # what of it is stored, the database says
+            return
         for event in stored[-len(last) :]:
             _watch(live, event)
         live.tell(stored, among=left)
@@ -295,7 +320,8 @@ class Executor:
         """Store what is pending; what cannot be is told anew by the next execution."""
         left = await live.settle()
         if happened := numbered(left):
-            stored = await self._persist(lambda: self.store.append(live.run, happened))
+            stored = await self._persist(lambda: self.store.append(live.run, happened, unsure=live.unsure))
+            live.unsure = None
             live.tell(stored, among=left)
 
     async def _costs(self, live: LiveRun) -> dict[str, Any]:
@@ -303,7 +329,7 @@ class Executor:
         costs = costs_of(live.costs)
         if live.run.fence <= 1:
             return costs
-        return costs | await self.reports.of_run(live.run.conversation_id, live.run.id)
+        return costs | await self._persist(lambda: self.reports.of_run(live.run.conversation_id, live.run.id))
 
     async def _persist(self, write: Callable[[], Awaitable[T]]) -> T:
         """Do a write that must not be lost; try again while the database is away and the lease lasts."""

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 from admiralty.core.errors import RunLost
 from admiralty.core.values import Event
@@ -19,8 +20,9 @@ from admiralty.runtime.durable.values import Run
 PAUSE_SECONDS = 0.025
 """Least time between two stores of a run's events: a fast turn stores all of them with its end."""
 
-Store = Callable[[Sequence[Event]], Awaitable[list[Event]]]
-"""Stores events, and returns them with their numbers. Raises RunLost."""
+Store = Callable[[Sequence[Event], int | None], Awaitable[list[Event]]]
+"""Stores events, and returns them with their numbers; for the number, see ``ExecutionStore.append``. Raises
+RunLost."""
 
 Stopper = Callable[[], Awaitable[object]]
 
@@ -42,11 +44,12 @@ class LiveRun:
     ended: bool = False
     detached: bool = False
     """Whether it goes on elsewhere, or later: then through ``tail``."""
-    ending: bool = False
-    """Its outcome is decided and is being stored: that must not be broken off."""
     task: asyncio.Task[None] | None = None
+    """Its execution in this process, to the end and its storing."""
+    turn: asyncio.Task[Any] | None = None
+    """The part of the execution that may be broken off: what is decided is stored, whatever comes."""
     stopped: str = ""
-    """Why the task was cancelled: ``cancel``, ``interrupt``, ``rollback``, ``drain``, ``lost``."""
+    """Why it was broken off: ``cancel``, ``interrupt``, ``rollback``, ``drain``, ``lost``."""
     store: Store | None = None
     on_cancel: Stopper | None = None
     """Asks whoever executes it to stop it."""
@@ -58,6 +61,8 @@ class LiveRun:
     """The ``cost`` events of this execution."""
     called: list[Event] = field(default_factory=list)
     """The ``tool`` events of this execution that tell of an end."""
+    unsure: int | None = None
+    """The last number that is known, while nobody knows whether what followed was stored."""
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _writing: asyncio.Task[None] | None = None
     _storing: bool = False
@@ -105,13 +110,13 @@ class LiveRun:
                 batch, self.pending = self.pending, []
                 self._storing = True
                 try:
-                    stored = await self.store(numbered(batch))
+                    stored = await self.store(numbered(batch), self.unsure)
                 except BaseException:
-                    self.pending = batch + self.pending
+                    self.pending, self.unsure = batch + self.pending, self.last_seq
                     raise
                 finally:
                     self._storing = False
-                self._written_at = loop.time()
+                self._written_at, self.unsure = loop.time(), None
                 self.tell(stored, among=batch)
         except RunLost:
             self.stop("lost")
@@ -176,19 +181,20 @@ class LiveRun:
             async for batch in rest:
                 yield batch
 
-    def stop(self, why: str) -> None:
-        """Break off the execution in this process. One that is ending already goes on."""
-        if self.task is not None and not self.ending:
-            self.ending, self.stopped = True, why
-            # In the loop's next round, so that a task made in this one has begun: one that never
-            # began could not store its end.
-            asyncio.get_running_loop().call_soon(self.task.cancel)
+    def stop(self, why: str) -> bool:
+        """Break off the execution in this process, and return True; one whose turn is over is left alone."""
+        if self.task is None or self.stopped or (self.turn is not None and self.turn.done()):
+            return False
+        self.stopped = why
+        if self.turn is not None:
+            self.turn.cancel()
+        return True
 
     def cancel(self) -> None:
         """End the run as soon as possible, wherever it is executed; it is stored as cancelled."""
-        if self.task is not None and not self.detached:
-            self.stop("cancel")
-        elif self.on_cancel is not None and not self.ended:
+        if self.stop("cancel") or self.ended:
+            return
+        if self.on_cancel is not None:
             task = asyncio.ensure_future(self.on_cancel())
             self._late.add(task)
             task.add_done_callback(self._late.discard)

@@ -75,6 +75,7 @@ class Conversations:
         self._clock = clock
         self._capacity = settings.max_live_runs
         self._live: dict[str, LiveRun] = {}
+        self._starting: set[asyncio.Task[LiveRun]] = set()
         self._watchers: list[Callable[[Event], None]] = []
         self._draining = False
         executions = ExecutionStore(
@@ -146,6 +147,16 @@ class Conversations:
         """Return how many turns of the database, of all tenants, are in each status."""
         return await self.runs.count()
 
+    def check_room(self) -> None:
+        """Raise what :meth:`say` would raise in any case.
+
+        Retryable while this process shuts down, RateLimited where it has too much to do.
+        """
+        if self._draining:
+            raise Retryable("This replica is shutting down; ask again.", retry_after=1.0)
+        if len(self._live) + len(self._starting) >= self._capacity:
+            raise RateLimited(f"{self._capacity} turns are being answered here already.", retry_after=1.0)
+
     async def say(
         self,
         identity: Identity,
@@ -165,31 +176,39 @@ class Conversations:
         the conversation is another fleet's; RateLimited where this process, or the conversation, has too
         much to do; Retryable while this process shuts down.
         """
-        if self._draining:
-            raise Retryable("This replica is shutting down; ask again.", retry_after=1.0)
-        if len(self._live) >= self._capacity:
-            raise RateLimited(f"{self._capacity} turns are being answered here already.", retry_after=1.0)
+        self.check_room()
         entry = agent or self.fleet.entry
         if entry not in {known.name for known in self.fleet.agents}:
             raise NotFound(f"The fleet {self.fleet.name} has no agent {entry!r}.")
         strategy = strategy or self.fleet.multitask_strategy
         _check(message, strategy, timeout)
         request = RunRequest(identity=identity, entry=entry, streaming=streaming)
+        deadline = None if timeout is None else self._clock.now() + timeout
+        # What is stored as this process's is executed by it, also if whoever asked does not wait for that.
+        starting = asyncio.create_task(self._start(request, conversation_id, message, strategy, deadline))
+        self._starting.add(starting)
+        starting.add_done_callback(self._started)
+        return await asyncio.shield(starting)
+
+    async def _start(
+        self,
+        request: RunRequest,
+        conversation_id: str,
+        message: str,
+        strategy: Strategy,
+        deadline: float | None,
+    ) -> LiveRun:
         run, began = await self.runs.start(
-            request,
-            conversation_id,
-            message,
-            fleet=self.fleet.name,
-            strategy=strategy,
-            deadline=None if timeout is None else self._clock.now() + timeout,
+            request, conversation_id, message, fleet=self.fleet.name, strategy=strategy, deadline=deadline
         )
         if run.status == "running":
             return self._begin(run, began)
-        for other in list(self._live.values()):  # else the worker hears of it, here or elsewhere
-            if other.run.conversation_id == conversation_id and strategy in ("interrupt", "rollback"):
-                other.stop(strategy)
+        if strategy in ("interrupt", "rollback"):
+            for other in list(self._live.values()):  # elsewhere, the worker hears of it
+                if other.run.conversation_id == conversation_id and other.run.turn < run.turn:
+                    other.stop(strategy)
         self._worker.wake()
-        live = self._elsewhere(run, identity)
+        live = self._elsewhere(run, request.identity, after=run.last_event - len(began))
         live.tell(began)
         return live
 
@@ -203,11 +222,29 @@ class Conversations:
     def events(
         self, identity: Identity, conversation_id: str, *, after: int = 0, idle: float | None = None
     ) -> AsyncGenerator[Sequence[Event], None]:
-        """Yield all stored events of a conversation behind ``after``, in batches, for ever.
+        """Yield all stored events of a conversation behind ``after``, in batches, until this process ends.
 
         After ``idle`` seconds without news an empty batch comes. Raises NotFound.
         """
-        return tail_conversation(self._store, identity, conversation_id, after, idle)
+        return tail_conversation(
+            self._store, identity, conversation_id, after, idle, leaving=lambda: self._draining
+        )
+
+    async def stored(
+        self,
+        identity: Identity,
+        conversation_id: str,
+        *,
+        after: int = 0,
+        run_id: str | None = None,
+        limit: int | None = None,
+    ) -> list[StoredEvent]:
+        """Return what has happened behind event number ``after``, in all or in one run. Raises NotFound."""
+        return await self._store.events(identity, conversation_id, after=after, run_id=run_id, limit=limit)
+
+    async def get(self, identity: Identity, conversation_id: str) -> Conversation:
+        """Return a conversation alone. Raises NotFound."""
+        return await self._store.get(identity, conversation_id)
 
     async def cancel(self, identity: Identity, conversation_id: str, run_id: str) -> Run:
         """Have a run end, wherever it is executed. Raises NotFound."""
@@ -236,32 +273,41 @@ class Conversations:
     async def drain(self, seconds: float) -> None:
         """Take no new turns, wait up to ``seconds`` for the running ones, then hand those on."""
         self._draining = True
-        self._worker.capacity = 0
-        tasks = [live.task for live in self._live.values() if live.task]
+        await self._worker.take_no_more()
+        await asyncio.gather(*self._starting, return_exceptions=True)
+        running = list(self._live.values())
+        tasks = [live.task for live in running if live.task]
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
-            for live in list(self._live.values()):
+            await asyncio.wait(tasks, timeout=seconds)
+            for live in running:
                 live.stop("drain")
-            await asyncio.gather(*late, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         await self._worker.stop()
 
     def _begin(self, run: Run, began: Sequence[Event] = ()) -> LiveRun:
         """Execute a run that this process has."""
-        identity = RunRequest.from_json(run.request).identity
-        live = self._elsewhere(run, identity)
+        # Rows of older versions do not say on whose behalf; then the execution fails, and says so.
+        identity = RunRequest.from_json(run.request).identity if run.request else Identity(tenant=run.tenant)
+        live = self._elsewhere(run, identity, after=run.last_event - len(began))
         live.detached = False
         live.watchers = self._watchers
-        live.store = lambda happened: self._executions.append(run, happened)
+        live.store = lambda happened, unsure: self._executions.append(run, happened, unsure=unsure)
         live.tell(began)
-        if began:
-            live.after = (began[0].seq or 1) - 1
+        if before := self._live.get(run.id):  # this process lost the run, has it again, and knows only now
+            before.stop("lost")
         self._live[run.id] = live
         live.task = asyncio.create_task(self._executor.execute(live))
         live.task.add_done_callback(lambda _: self._ended(live))
         return live
 
+    def _started(self, starting: asyncio.Task[LiveRun]) -> None:
+        self._starting.discard(starting)
+        if not starting.cancelled():
+            starting.exception()  # whoever asked may have left: then nobody else looks at it
+
     def _ended(self, live: LiveRun) -> None:
-        self._live.pop(live.run.id, None)
+        if self._live.get(live.run.id) is live:
+            del self._live[live.run.id]
         self._worker.wake()
 
     def _elsewhere(self, run: Run, identity: Identity, *, after: int = 0) -> LiveRun:
@@ -277,6 +323,7 @@ class Conversations:
                 last,
                 idle,
                 here=lambda: self._live.get(run.id),
+                leaving=lambda: self._draining,
             )
 
         return LiveRun(

@@ -15,6 +15,9 @@ from admiralty.runtime.storage.conversations import ConversationStore
 SHORTEST, LONGEST = 0.05, 0.5
 """Seconds between two looks: longer while nothing happens."""
 
+PAGE = 500
+"""Events that are read at once: a long conversation need not fit into memory for each listener."""
+
 
 async def tail_run(
     conversations: ConversationStore,
@@ -25,24 +28,30 @@ async def tail_run(
     after: int,
     idle: float | None,
     here: Callable[[], LiveRun | None] = lambda: None,
+    leaving: Callable[[], bool] = lambda: False,
 ) -> AsyncGenerator[Sequence[Event], None]:
     """Yield a run's stored events behind ``after``, in batches, until it has ended.
 
     ``here`` returns the run if it is executed in this process by now: then it is followed as it happens,
-    tokens too. After ``idle`` seconds without news an empty batch comes. Raises NotFound.
+    tokens too. ``leaving`` tells whether this process ends: then what there is comes, and no more. After
+    ``idle`` seconds without news an empty batch comes. Raises NotFound.
     """
     clock = asyncio.get_running_loop().time
     pause, quiet_since = SHORTEST, clock()
     while True:
-        # The status first: what is stored with an end is then among the events.
+        # First whether it is executed here: all that came before that is then among the stored events.
+        live = here()
+        # Then the status: what is stored with an end is then among the events too.
         run = await runs.get(identity, conversation_id, run_id)
-        stored = await conversations.events(identity, conversation_id, after=after, run_id=run_id)
+        stored = await conversations.events(identity, conversation_id, after=after, run_id=run_id, limit=PAGE)
         if stored:
             after, pause, quiet_since = stored[-1].seq, SHORTEST, clock()
             yield [item.event for item in stored]
-        if run.status not in OPEN:
+        if len(stored) == PAGE:
+            continue
+        if run.status not in OPEN or leaving():
             return
-        if (live := here()) is not None and not live.detached:
+        if live is not None and not live.detached:
             async with aclosing(live.batches(idle=idle)) as batches:
                 async for batch in batches:
                     if fresh := _behind(batch, after) if batch else ():
@@ -69,16 +78,24 @@ async def tail_conversation(
     conversation_id: str,
     after: int,
     idle: float | None,
+    leaving: Callable[[], bool] = lambda: False,
 ) -> AsyncGenerator[Sequence[Event], None]:
-    """Yield all stored events of a conversation behind ``after``, for ever. Raises NotFound."""
+    """Yield all stored events of a conversation behind ``after``, for ever. Raises NotFound.
+
+    ``leaving`` tells whether this process ends: then what there is comes, and no more.
+    """
     clock = asyncio.get_running_loop().time
     pause, quiet_since = SHORTEST, clock()
     while True:
-        stored = await conversations.events(identity, conversation_id, after=after)
+        stored = await conversations.events(identity, conversation_id, after=after, limit=PAGE)
         if stored:
             after, pause, quiet_since = stored[-1].seq, SHORTEST, clock()
             yield [item.event for item in stored]
-        elif idle is not None and clock() - quiet_since >= idle:
+        if len(stored) == PAGE:
+            continue
+        if leaving():
+            return
+        if not stored and idle is not None and clock() - quiet_since >= idle:
             quiet_since = clock()
             yield ()
         await asyncio.sleep(pause)

@@ -22,7 +22,6 @@ from admiralty.core.ports import Clock
 from admiralty.core.values import ApprovalRequest, Event, JournalEntry, Recorded
 from admiralty.runtime.approvals import expire, insert_approval, verdicts, withdraw
 from admiralty.runtime.approvals.describe import approval_event
-from admiralty.runtime.approvals.values import Approval
 from admiralty.runtime.durable.runs import (
     error_event,
     has_written,
@@ -101,11 +100,11 @@ class ExecutionStore:
         return taken
 
     def _take(self, conversation_id: str, run_id: str, connection: Connection) -> Run | None:
-        lock_conversation(connection, conversation_id)  # who stops queued runs must not miss this one
+        last = lock_conversation(connection, conversation_id)  # who stops queued runs must not miss it
         now = self._clock.now()
         named = {"run": run_id, "of": self._owner, "until": now + self.lease, "now": now}
         row = connection.execute(_TAKE, named).first()
-        return None if row is None else run_of(row)
+        return None if row is None else run_of(row, last_event=last)
 
     async def renew(self, held: Mapping[str, int]) -> set[str]:
         """Keep runs (fence by id) for another lease; return those that are this process's no more."""
@@ -183,8 +182,8 @@ class ExecutionStore:
     async def append(self, run: Run, happened: Sequence[Event], *, unsure: int | None = None) -> list[Event]:
         """Store events; return them with their numbers. Raises RunLost.
 
-        ``unsure``: the last number that is known, where nobody knows whether an earlier try to store the first
-        of them came through; those that are there behind it are not stored twice.
+        ``unsure``: the last number that is known, where nobody knows whether an earlier try to store the
+        first of them came through; those that are there behind it are not stored twice.
         """
 
         def append(connection: Connection) -> list[Event]:
@@ -305,7 +304,10 @@ class ExecutionStore:
     def _queue_again(
         self, connection: Connection, row: Any, reason: str, *, failed: bool, pause: float = 0.0
     ) -> None:
-        """Queue a run again whose conversation is locked; one that was asked to stop, or failed too often, ends."""
+        """Queue a run again whose conversation is locked.
+
+        One that was asked to stop, or broke off too often, ends.
+        """
         now = self._clock.now()
         failures = list(row.attempts)
         if failed:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from admiralty.core.ports import Clock
 from admiralty.runtime.storage.database import Database
-from admiralty.runtime.storage.tables import approvals, effects, events, runs, steps
+from admiralty.runtime.storage.tables import approvals, conversations, effects, events, runs, steps
 
 BATCH = 200
 """Runs that are removed in one transaction, so that no turn waits long behind it."""
@@ -41,30 +41,33 @@ class Retention:
             removed += await self.database.write(partial(_remove, found=found))
 
     def _find(self, connection: Connection) -> list[tuple[str, str]]:
-        ended = runs.c.status.in_(["done", "failed", "cancelled"])
         too_much = []
         if self.days is not None:
             too_much.append(runs.c.finished_at < self.clock.now() - self.days * DAY)
         if self.turns is not None:
-            later = runs.alias("later")
             newest = (
-                sa.select(sa.func.max(later.c.turn))
-                .where(later.c.conversation_id == runs.c.conversation_id)
+                sa.select(conversations.c.turns)
+                .where(conversations.c.id == runs.c.conversation_id)
                 .scalar_subquery()
             )
             too_much.append(runs.c.turn <= newest - self.turns)
         if not too_much:
             return []
-        query = sa.select(runs.c.id, runs.c.conversation_id).where(ended, sa.or_(*too_much)).limit(BATCH)
+        query = sa.select(runs.c.id, runs.c.conversation_id).where(_ENDED, sa.or_(*too_much)).limit(BATCH)
         return [(row.id, row.conversation_id) for row in connection.execute(query)]
 
 
 def _remove(connection: Connection, found: list[tuple[str, str]]) -> int:
-    run_ids = [run_id for run_id, _ in found]
+    # The runs first, and asked again: somebody may have had one retried meanwhile.
+    gone = runs.delete().where(runs.c.id.in_([run_id for run_id, _ in found]), _ENDED)
+    run_ids = [row.id for row in connection.execute(gone.returning(runs.c.id))]
     talks = {conversation_id for _, conversation_id in found}
     connection.execute(
         events.delete().where(events.c.conversation_id.in_(talks), events.c.run_id.in_(run_ids))
     )
     for table in (steps, effects, approvals):
         connection.execute(table.delete().where(table.c.run_id.in_(run_ids)))
-    return connection.execute(runs.delete().where(runs.c.id.in_(run_ids))).rowcount
+    return len(run_ids)
+
+
+_ENDED = runs.c.status.in_(["done", "failed", "cancelled"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,12 +15,23 @@ from admiralty.core.ids import new_id
 from admiralty.core.ports import Clock
 from admiralty.core.values import Event, Identity
 from admiralty.runtime.approvals import withdraw
-from admiralty.runtime.durable.values import COLUMNS, Run, RunRequest, Stop, Strategy, run_data, run_of
+from admiralty.runtime.durable.values import (
+    COLUMNS,
+    OPEN,
+    Run,
+    RunRequest,
+    RunStatus,
+    Stop,
+    Strategy,
+    run_data,
+    run_of,
+)
+from admiralty.runtime.ledger.reports import costs_of_run
 from admiralty.runtime.problems import problem
 from admiralty.runtime.storage.conversations import get_conversation, not_found
 from admiralty.runtime.storage.database import Database
 from admiralty.runtime.storage.events import append_events, insert_events
-from admiralty.runtime.storage.tables import conversations, runs
+from admiralty.runtime.storage.tables import conversations, effects, runs
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +76,7 @@ class RunStore:
         def start(connection: Connection) -> tuple[Run, list[Event]]:
             turn, last = _next_turn(connection, request.identity, conversation_id, fleet, now)
             around = connection.execute(_AROUND, {"conversation": conversation_id, "before": turn - 1}).all()
-            open_runs = [row for row in around if row.status in ("queued", "running", "waiting")]
+            open_runs = [row for row in around if row.status in OPEN]
             busy = (
                 self._make_way(connection, conversation_id, open_runs, strategy, now) if open_runs else False
             )
@@ -82,6 +93,7 @@ class RunStore:
                 attempt=0 if busy else 1,
                 request=request.to_json(),
                 deadline=deadline,
+                last_event=last,
                 follows_gap=any(row.turn == turn - 1 and row.status != "done" for row in around),
             )
             self._insert(connection, run, now)
@@ -220,13 +232,39 @@ class RunStore:
 
 def end_stopped(connection: Connection, run_id: str, conversation_id: str, how: Stop, now: float) -> None:
     """End a run that nobody executes, within a transaction that has locked its conversation."""
-    text, code = STOPPED[how]
-    error = problem(Retryable(text), code=code)
+    error = stopped_problem(connection, run_id, how)
     changed = connection.execute(_END, {"run": run_id, "error_is": error, "now": now}).rowcount
     if changed:
         withdraw(connection, run_id, now)
-        last = Event(type="error", data={**error, "run_id": run_id, "cost_usd": "0", "unpriced_calls": 0})
+        last = error_event(connection, run_id, conversation_id, error)
         append_events(connection, conversation_id, run_id, [last], now)
+
+
+def stopped_problem(connection: Connection, run_id: str, how: Stop) -> dict[str, Any]:
+    """Return what is told of a run that was stopped: one that has changed something is not forgotten."""
+    text, code = STOPPED["interrupt" if how == "rollback" and has_written(connection, run_id) else how]
+    return problem(Retryable(text), code=code)
+
+
+def has_written(connection: Connection, run_id: str) -> bool:
+    """Return whether a run has changed something, or may have."""
+    return connection.execute(_WRITTEN, {"run": run_id}).first() is not None
+
+
+def error_event(connection: Connection, run_id: str, conversation_id: str, error: Mapping[str, Any]) -> Event:
+    """Return the last event of a run that nobody executes any more: it may have cost something before."""
+    costs = costs_of_run(connection, conversation_id, run_id)
+    named = {"cost_usd": costs["cost_usd"], "unpriced_calls": costs["unpriced_calls"]}
+    return Event(type="error", data={**error, "run_id": run_id, **named})
+
+
+def with_status(table: Any, *names: RunStatus) -> sa.ColumnElement[bool]:
+    """Return the condition that a run has one of these statuses.
+
+    Written out, not bound: databases use an index on some statuses only where they see which are asked for.
+    """
+    wanted: sa.ColumnElement[bool] = table.c.status.in_([sa.literal_column(f"'{name}'") for name in names])
+    return wanted
 
 
 def _next_turn(
@@ -267,9 +305,10 @@ def _find(connection: Connection, run_id: str, tenant: str | None) -> Run:
     return run_of(row)
 
 
-def lock_conversation(connection: Connection, conversation_id: str) -> None:
-    """Let nobody else change the conversation's runs until this transaction ends."""
-    connection.execute(_LOCK, {"conversation": conversation_id})
+def lock_conversation(connection: Connection, conversation_id: str) -> int:
+    """Let nobody else change the conversation's runs until this transaction ends; return its last event."""
+    last: int = connection.execute(_LOCK, {"conversation": conversation_id}).scalar_one()
+    return last
 
 
 # Statements are made once: making one costs as much as executing it.
@@ -293,14 +332,19 @@ _LOCK = (
     conversations.update()
     .where(conversations.c.id == sa.bindparam("conversation"))
     .values(updated_at=conversations.c.updated_at)
+    .returning(conversations.c.events)
 )
-_AROUND = (
-    sa.select(runs.c.id, runs.c.turn, runs.c.status)
-    .where(
-        runs.c.conversation_id == sa.bindparam("conversation"),
-        sa.or_(runs.c.status.in_(["queued", "running", "waiting"]), runs.c.turn == sa.bindparam("before")),
-    )
-    .order_by(runs.c.turn)
+# In three parts, each with an index of its own, so that a long conversation costs no more than a short one.
+_PART = sa.select(runs.c.id, runs.c.turn, runs.c.status).where(
+    runs.c.conversation_id == sa.bindparam("conversation")
+)
+_AROUND = sa.union(
+    _PART.where(with_status(runs, "running", "waiting")),
+    _PART.where(runs.c.status == sa.literal_column("'queued'")),
+    _PART.where(runs.c.turn == sa.bindparam("before")),
+).order_by("turn")
+_WRITTEN = sa.select(effects.c.call_id).where(
+    effects.c.run_id == sa.bindparam("run"), effects.c.effect != "read"
 )
 # No row is added where a run of the conversation is alive: the index on live runs is in the way.
 _ADD = {

@@ -91,9 +91,11 @@ class Run:
     """Seconds since the epoch after which nobody waits for the answer."""
     follows_gap: bool = True
     """Whether the turn before may have ended without an answer; no column."""
+    last_event: int = 0
+    """The conversation's last event when it was claimed; no column."""
 
 
-COLUMNS = tuple(name for name in Run.__dataclass_fields__ if name != "follows_gap")
+COLUMNS = tuple(name for name in Run.__dataclass_fields__ if name not in ("follows_gap", "last_event"))
 """The columns of ``runs`` that a :class:`Run` is made of."""
 
 

@@ -100,18 +100,7 @@ class Reports:
 
     async def of_run(self, conversation_id: str, run_id: str) -> dict[str, Any]:
         """Return what a run has used and cost so far, as its last event tells it."""
-        here = sa.and_(ledger.c.conversation_id == conversation_id, ledger.c.run_id == run_id)
-        lines = await self._usage(here)
-        used = sum((line.usage for line in lines), Usage())
-        return {
-            "usage": {
-                "input_tokens": used.input_tokens,
-                "output_tokens": used.output_tokens,
-                "total_tokens": used.total_tokens,
-            },
-            "cost_usd": dollars_text(Nanos(sum(line.cost for line in lines))),
-            "unpriced_calls": sum(line.unpriced_calls for line in lines),
-        }
+        return await self._database.read(lambda connection: costs_of_run(connection, conversation_id, run_id))
 
     async def totals(self) -> Sequence[UsageLine]:
         """Return all calls, summed by agent, tier, model and tool."""
@@ -213,38 +202,54 @@ class Reports:
         return sa.func.to_char(sa.func.timezone("UTC", moment), postgres_format)
 
     async def _usage(self, where: sa.ColumnElement[bool]) -> Sequence[UsageLine]:
-        table = ledger.c
-        keys = (table.agent, table.tier, table.model, table.tool)
-        unknown = table.cost_nanos.is_(None) & (table.status != "error")  # a refused call costs nothing
-        query = (
-            sa.select(
-                *keys,
-                _sum(sa.case((table.kind == "correction", 0), else_=1)).label("calls"),
-                *(_sum(table[name]).label(name) for name in TOKENS),
-                _sum(table.cost_nanos).label("cost"),
-                _sum(sa.case((unknown, 1), else_=0)).label("unpriced"),
-            )
-            .where(where)
-            .group_by(*keys)
-            .order_by(*keys)
+        return await self._database.read(lambda connection: _usage_lines(connection, where))
+
+
+def costs_of_run(connection: Connection, conversation_id: str, run_id: str) -> dict[str, Any]:
+    """Return what a run has used and cost so far, as its last event tells it."""
+    here = sa.and_(ledger.c.conversation_id == conversation_id, ledger.c.run_id == run_id)
+    lines = _usage_lines(connection, here)
+    used = sum((line.usage for line in lines), Usage())
+    return {
+        "usage": {
+            "input_tokens": used.input_tokens,
+            "output_tokens": used.output_tokens,
+            "total_tokens": used.total_tokens,
+        },
+        "cost_usd": dollars_text(Nanos(sum(line.cost for line in lines))),
+        "unpriced_calls": sum(line.unpriced_calls for line in lines),
+    }
+
+
+def _usage_lines(connection: Connection, where: sa.ColumnElement[bool]) -> list[UsageLine]:
+    table = ledger.c
+    keys = (table.agent, table.tier, table.model, table.tool)
+    unknown = table.cost_nanos.is_(None) & (table.status != "error")  # a refused call costs nothing
+    query = (
+        sa.select(
+            *keys,
+            _sum(sa.case((table.kind == "correction", 0), else_=1)).label("calls"),
+            *(_sum(table[name]).label(name) for name in TOKENS),
+            _sum(table.cost_nanos).label("cost"),
+            _sum(sa.case((unknown, 1), else_=0)).label("unpriced"),
         )
-
-        def select(connection: Connection) -> list[UsageLine]:
-            return [
-                UsageLine(
-                    agent=row["agent"],
-                    tier=row["tier"],
-                    model=row["model"],
-                    tool=row["tool"],
-                    calls=int(row["calls"]),
-                    usage=_usage(row),
-                    cost=Nanos(int(row["cost"])),
-                    unpriced_calls=int(row["unpriced"]),
-                )
-                for row in connection.execute(query).mappings()
-            ]
-
-        return await self._database.read(select)
+        .where(where)
+        .group_by(*keys)
+        .order_by(*keys)
+    )
+    return [
+        UsageLine(
+            agent=row["agent"],
+            tier=row["tier"],
+            model=row["model"],
+            tool=row["tool"],
+            calls=int(row["calls"]),
+            usage=_usage(row),
+            cost=Nanos(int(row["cost"])),
+            unpriced_calls=int(row["unpriced"]),
+        )
+        for row in connection.execute(query).mappings()
+    ]
 
 
 def within(viewer: Viewer, since: float | None, until: float | None) -> sa.ColumnElement[bool]:

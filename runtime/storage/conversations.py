@@ -29,6 +29,8 @@ class Conversation:
     fleet: str
     metadata: Mapping[str, Any]
     turns: int
+    events: int
+    """Events so far: the number of the last one."""
     created_at: float
     updated_at: float
 
@@ -52,6 +54,7 @@ class ConversationStore:
             "fleet": fleet,
             "metadata": dict(metadata or {}),
             "turns": 0,
+            "events": 0,
             "created_at": now,
             "updated_at": now,
         }
@@ -77,13 +80,19 @@ class ConversationStore:
         return await self._database.read(select)
 
     async def events(
-        self, identity: Identity, conversation_id: str, *, after: int = 0, run_id: str | None = None
+        self,
+        identity: Identity,
+        conversation_id: str,
+        *,
+        after: int = 0,
+        run_id: str | None = None,
+        limit: int | None = None,
     ) -> list[StoredEvent]:
         """Return stored events with a number above ``after``, or only those of one run. Raises NotFound."""
 
         def select(connection: Connection) -> list[StoredEvent]:
             get_conversation(connection, identity, conversation_id)
-            return select_events(connection, conversation_id, after=after, run_id=run_id)
+            return select_events(connection, conversation_id, after=after, run_id=run_id, limit=limit)
 
         return await self._database.read(select)
 

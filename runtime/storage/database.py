@@ -243,8 +243,8 @@ def _engine(url: URL, is_sqlite: bool, synchronous: str) -> Engine:
                 url, poolclass=sa.StaticPool, connect_args=given, json_serializer=plain_json
             )
         else:
-            given = {"timeout": 30.0, "check_same_thread": False}
-            engine = sa.create_engine(url, connect_args=given, json_serializer=plain_json)
+            waiting = {"timeout": 30.0, "check_same_thread": False}
+            engine = sa.create_engine(url, connect_args=waiting, json_serializer=plain_json)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise ConfigurationError(
             f"database_url names {url.drivername}, but {error}. Run: pip install 'admiralty[postgres]'."

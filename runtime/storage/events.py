@@ -69,11 +69,19 @@ def insert_events(
 
 
 def select_events(
-    connection: Connection, conversation_id: str, *, after: int = 0, run_id: str | None = None
+    connection: Connection,
+    conversation_id: str,
+    *,
+    after: int = 0,
+    run_id: str | None = None,
+    limit: int | None = None,
 ) -> list[StoredEvent]:
     """Return a conversation's events with a number above ``after``, or only those of one run."""
     query = _OF_RUN if run_id else _OF_CONVERSATION
-    rows = connection.execute(query, {"conversation": conversation_id, "after": after, "run": run_id})
+    named: dict[str, object] = {"conversation": conversation_id, "after": after, "run": run_id}
+    if limit is not None:
+        query, named = (_PAGE_OF_RUN if run_id else _PAGE), {**named, "most": limit}
+    rows = connection.execute(query, named)
     return [
         StoredEvent(
             seq=row.seq,
@@ -99,3 +107,5 @@ _OF_CONVERSATION = (
     .order_by(events.c.seq)
 )
 _OF_RUN = _OF_CONVERSATION.where(events.c.run_id == sa.bindparam("run"))
+_PAGE = _OF_CONVERSATION.limit(sa.bindparam("most", type_=sa.Integer))
+_PAGE_OF_RUN = _OF_RUN.limit(sa.bindparam("most", type_=sa.Integer))

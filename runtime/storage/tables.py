@@ -132,6 +132,14 @@ runs = Table(
         sqlite_where=text("status IN ('running', 'waiting')"),
         postgresql_where=text("status IN ('running', 'waiting')"),
     ),
+    # Messages that wait for their turn.
+    Index(
+        "ix_runs_queued",
+        "conversation_id",
+        "turn",
+        sqlite_where=text("status = 'queued'"),
+        postgresql_where=text("status = 'queued'"),
+    ),
     # What workers look for: few rows, however many runs there have been.
     Index(
         "ix_runs_open",

@@ -17,17 +17,16 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from admiralty.agents import Agent, Fleet, Limits, inline_prompt
 from admiralty.core.clock import SystemClock
 from admiralty.core.errors import Conflict, InvalidRequest, NotFound, RateLimited, Retryable
+from admiralty.core.ids import new_id
 from admiralty.core.settings import Settings
 from admiralty.core.values import Event, Identity, ModelCall
 from admiralty.runtime.agents.hosts import LocalAgentHost
 from admiralty.runtime.agents.tools import Surroundings
 from admiralty.runtime.conversations import Conversations
 from admiralty.runtime.conversations.graph import recent
-from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.local import LocalFleet
 from admiralty.runtime.storage import Database
-from admiralty.runtime.storage.checkpoints import open_checkpointer
-from admiralty.runtime.storage.conversations import LEASE_SECONDS, ConversationStore
+from admiralty.runtime.storage.checkpoints import SqlCheckpointSaver
 from admiralty.runtime.testing import ScriptedScheduler, calls
 
 CLERK = Agent("clerk", prompt=inline_prompt("You are a clerk."))
@@ -76,10 +75,11 @@ async def on_database(url: str, script: Any, clock: Any = None) -> AsyncIterator
         conversations = Conversations(
             fleet=DESK,
             host=host,
-            store=ConversationStore(database, owner=f"process {id(host)}", clock=clock),
-            reports=Reports(database),
-            checkpointer=await stack.enter_async_context(open_checkpointer(database.url)),
+            database=database,
+            checkpointer=SqlCheckpointSaver(database),
             clock=clock,
+            owner=new_id("process"),
+            settings=Settings(),
         )
         stack.push_async_callback(conversations.drain, 1.0)
         yield conversations
@@ -109,7 +109,7 @@ async def test_everything_but_the_tokens_is_stored_with_gapless_numbers() -> Non
     async with opened(echo) as local:
         answer = await local.ask("hi")
         stored = await events_of(local, answer.conversation_id)
-        assert [event.type for event in stored] == ["message", "step", "cost", "message", "done"]
+        assert [event.type for event in stored] == ["message", "run", "step", "cost", "message", "done"]
         assert stored[0].data == {"role": "user", "content": "hi", "turn": 1}
         assert stored[-1] == answer.events[-1]
         assert stored[-2].data["content"] == answer.text == "You said hi"
@@ -257,22 +257,6 @@ async def test_what_was_said_elsewhere_is_the_beginning_of_a_conversation(databa
     assert [run.turn for run in view.runs] == [1]
 
 
-@pytest.mark.requirement("conversations.lost")
-async def test_a_run_that_was_given_up_is_not_told_as_done(sqlite_url: str, clock: Any) -> None:
-    held = Held()
-    async with on_database(sqlite_url, held, clock) as slow, on_database(sqlite_url, echo, clock) as other:
-        made = await slow.create(US)
-        live = await slow.say(US, made.id, "one")
-        await asyncio.wait_for(held.asked.wait(), 5)
-        clock.time += LEASE_SECONDS + 1  # the process seems dead
-        await _all(await other.say(US, made.id, "two"))
-        held.released.set()
-        events = await asyncio.wait_for(_all(live), 5)
-        assert (events[-1].type, events[-1].data["code"]) == ("error", "run_interrupted")
-        runs = (await other.view(US, made.id)).runs
-        assert [(run.message, run.status) for run in runs] == [("one", "failed"), ("two", "done")]
-
-
 @pytest.mark.requirement("conversations.drain")
 async def test_draining_waits_for_what_runs_and_takes_nothing_new() -> None:
     held = Held()
@@ -291,20 +275,25 @@ async def test_draining_waits_for_what_runs_and_takes_nothing_new() -> None:
 
 
 @pytest.mark.requirement("conversations.drain")
-async def test_draining_cancels_what_takes_too_long_and_stores_that(
+async def test_draining_hands_on_what_takes_too_long_and_the_same_fleet_finishes_it_when_it_is_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     held = Held()
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.WARNING):
         async with opened(held, home=tmp_path) as local:
             conversation = await local.conversations.create(US)
-            live = await local.conversations.say(US, conversation.id, "one")
+            await local.conversations.say(US, conversation.id, "one")
             await asyncio.wait_for(held.asked.wait(), 5)
             await local.conversations.drain(0.01)
-            assert (await _all(live))[-1].data["code"] == "cancelled"
-        async with opened(echo, home=tmp_path) as local:
             (run,) = (await local.conversations.view(US, conversation.id)).runs
-            assert run.status == "cancelled"
+            assert (run.status, run.attempts) == ("queued", [])
+        async with opened(echo, home=tmp_path) as local:
+            events = await asyncio.wait_for(
+                _all(await local.conversations.follow(US, conversation.id, run.id)), 10
+            )
+            assert events[-1].data["message"] == "You said one"
+            (run,) = (await local.conversations.view(US, conversation.id)).runs
+            assert (run.status, run.attempts, run.fence) == ("done", [], 2)
     assert caplog.text == ""
 
 
@@ -361,7 +350,7 @@ async def test_a_long_conversation_is_trimmed_in_whole_turns_also_where_it_is_ke
         for number in range(1, 12):
             await local.ask(str(number), conversation=first.conversation_id)
         config = {"configurable": {"thread_id": first.conversation_id}}
-        state = await local.conversations._graph.aget_state(config)  # type: ignore[arg-type]
+        state = await local.conversations._executor.graph.aget_state(config)  # type: ignore[arg-type]
     assert shown == [1, 3, *[5] * 10]
     assert len(state.values["messages"]) <= 10
     assert state.values["messages"][-2].text == "11"

@@ -169,6 +169,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("status IN ('queued', 'running')"),
         postgresql_where=sa.text("status IN ('queued', 'running')"),
     )
+    op.create_index(
+        "ix_runs_queued",
+        "runs",
+        ["conversation_id", "turn"],
+        unique=False,
+        sqlite_where=sa.text("status = 'queued'"),
+        postgresql_where=sa.text("status = 'queued'"),
+    )
     op.drop_index("ix_runs_live", table_name="runs")
     op.create_index(
         "ix_runs_live",
