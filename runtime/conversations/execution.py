@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -153,9 +153,9 @@ class Executor:
             if ended is not None:
                 return ended, None
         else:
-            given = self._given(run, request, [])
+            given = self._given(run, request)
         if run.follows_gap and isinstance(given, dict):
-            given = self._given(run, request, await self._untold(run, config))
+            given = await self._after_gap(run, cast("TurnState", given), config)
         state = await self.graph.ainvoke(given, config, context=context, durability="exit")
         if context.paused:
             return None, context.paused[-1]
@@ -166,9 +166,10 @@ class Executor:
         named = {"thread_id": run.conversation_id, "run_id": run.id, "fence": run.fence}
         return {"configurable": named, "recursion_limit": self.fleet.limits.handoffs + 4}
 
-    def _given(self, run: Run, request: RunRequest, before: Sequence[BaseMessage]) -> TurnState:
+    def _given(self, run: Run, request: RunRequest) -> TurnState:
         return {
-            "messages": [*before, HumanMessage(run.message, id=run.id)],
+            "messages": [HumanMessage(run.message, id=run.id)],
+            "before": None,
             "turn": run.turn,
             "run_id": run.id,
             "entry": request.entry,
@@ -181,29 +182,32 @@ class Executor:
         """Return what the graph goes on with, or the answer if only the run's end was not stored."""
         snapshot = await self.graph.aget_state(config)
         if snapshot.values.get("run_id") != run.id:
-            return self._given(run, RunRequest.from_json(run.request), []), None
+            return self._given(run, RunRequest.from_json(run.request)), None
         if snapshot.interrupts:
             return Command(resume={item.id: "decided" for item in snapshot.interrupts}), None
         if snapshot.next:
             return None, None  # from the last finished node
         return None, _answer(snapshot.values["messages"])
 
-    async def _untold(self, run: Run, config: Any) -> list[BaseMessage]:
-        """Return what the turns before, as far as they ended without an answer, leave to be told."""
+    async def _after_gap(self, run: Run, given: TurnState, config: Any) -> TurnState:
+        """Return what a turn is given, with what those before it leave that ended without an answer."""
         gap = await self.store.gap(run)
         if not gap:
-            return []
-        snapshot = await self.graph.aget_state(config)
-        known: list[BaseMessage] = snapshot.values.get("messages", [])
-        forgotten = {f"{of.id}" for of, _, _ in gap if (of.error or {}).get("code") == "rolled_back"}
+            return given
+        values = (await self.graph.aget_state(config)).values
+        known: list[BaseMessage] = values.get("messages", [])
+        forgotten = {of.id for of, _, _ in gap if (of.error or {}).get("code") == "rolled_back"}
         kept = _without(known, forgotten)
         told: list[BaseMessage] = []
         for of, steps, effects in gap:
             if of.id not in forgotten:
                 told += remembered(of, steps, effects, [*kept, *told])
-        if len(kept) == len(known):
-            return told
-        return [RemoveMessage(id="all"), *kept, *told]
+        if len(kept) < len(known):
+            told = [RemoveMessage(id="all"), *kept, *told]
+        after: TurnState = {**given, "messages": [*told, *given["messages"]]}
+        if values.get("run_id") in forgotten and values.get("before") is not None:
+            after["session"] = values["before"]
+        return after
 
     async def _trim(self, messages: Sequence[BaseMessage], config: Any, entry: str) -> None:
         if len(messages) > 2 * self.fleet.limits.history:

@@ -40,6 +40,9 @@ class TurnState(TypedDict, total=False):
 
     messages: Annotated[list[BaseMessage], extend]
     session: dict[str, Any]
+    before: dict[str, Any] | None
+    """The session as it was when the turn began, once a visit may have changed it: for a turn that is to be
+    forgotten."""
     turn: int
     run_id: str
     entry: str
@@ -122,8 +125,10 @@ def _node(
             # of this node out first, and raises at the one that has none.
             while True:
                 interrupt({"tool": result.pause.tool, "call_id": result.pause.call_id})
+        first = {"before": dict(state.get("session", {}))} if state["handoffs"] == 0 else {}
         return Command(
             update={
+                **first,
                 "messages": list(result.messages),
                 "session": dict(result.session),
                 "steps": state["steps"] + result.steps,

@@ -75,8 +75,9 @@ class RunStore:
 
         def start(connection: Connection) -> tuple[Run, list[Event]]:
             turn, last = _next_turn(connection, request.identity, conversation_id, fleet, now)
-            around = connection.execute(_AROUND, {"conversation": conversation_id, "before": turn - 1}).all()
-            open_runs = [row for row in around if row.status in OPEN]
+            named = {"conversation": conversation_id, "before": turn - 1}
+            around = {row.id: row for row in connection.execute(_AROUND, named)}.values()
+            open_runs = sorted((row for row in around if row.status in OPEN), key=lambda row: row.turn)
             busy = (
                 self._make_way(connection, conversation_id, open_runs, strategy, now) if open_runs else False
             )
@@ -338,11 +339,11 @@ _LOCK = (
 _PART = sa.select(runs.c.id, runs.c.turn, runs.c.status).where(
     runs.c.conversation_id == sa.bindparam("conversation")
 )
-_AROUND = sa.union(
+_AROUND = sa.union_all(
     _PART.where(with_status(runs, "running", "waiting")),
     _PART.where(runs.c.status == sa.literal_column("'queued'")),
     _PART.where(runs.c.turn == sa.bindparam("before")),
-).order_by("turn")
+)
 _WRITTEN = sa.select(effects.c.call_id).where(
     effects.c.run_id == sa.bindparam("run"), effects.c.effect != "read"
 )

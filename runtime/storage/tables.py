@@ -132,21 +132,29 @@ runs = Table(
         sqlite_where=text("status IN ('running', 'waiting')"),
         postgresql_where=text("status IN ('running', 'waiting')"),
     ),
-    # Messages that wait for their turn.
+    # Messages that wait for their turn. With their status, though it is always the same: else SQLite prefers
+    # the index above, and reads all turns of a long conversation.
     Index(
         "ix_runs_queued",
         "conversation_id",
+        "status",
         "turn",
         sqlite_where=text("status = 'queued'"),
         postgresql_where=text("status = 'queued'"),
     ),
-    # What workers look for: few rows, however many runs there have been.
+    # What workers look for: few rows, however many runs there have been. SQLite uses such an index only where
+    # a query says its condition word for word.
     Index(
         "ix_runs_open",
-        "status",
         "available_at",
-        sqlite_where=text("status IN ('queued', 'running')"),
-        postgresql_where=text("status IN ('queued', 'running')"),
+        sqlite_where=text("status = 'queued'"),
+        postgresql_where=text("status = 'queued'"),
+    ),
+    Index(
+        "ix_runs_running",
+        "owner",
+        sqlite_where=text("status = 'running'"),
+        postgresql_where=text("status = 'running'"),
     ),
     Index("ix_runs_finished_at", "finished_at"),
 )

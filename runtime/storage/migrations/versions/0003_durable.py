@@ -164,15 +164,23 @@ def upgrade() -> None:
     op.create_index(
         "ix_runs_open",
         "runs",
-        ["status", "available_at"],
+        ["available_at"],
         unique=False,
-        sqlite_where=sa.text("status IN ('queued', 'running')"),
-        postgresql_where=sa.text("status IN ('queued', 'running')"),
+        sqlite_where=sa.text("status = 'queued'"),
+        postgresql_where=sa.text("status = 'queued'"),
+    )
+    op.create_index(
+        "ix_runs_running",
+        "runs",
+        ["owner"],
+        unique=False,
+        sqlite_where=sa.text("status = 'running'"),
+        postgresql_where=sa.text("status = 'running'"),
     )
     op.create_index(
         "ix_runs_queued",
         "runs",
-        ["conversation_id", "turn"],
+        ["conversation_id", "status", "turn"],
         unique=False,
         sqlite_where=sa.text("status = 'queued'"),
         postgresql_where=sa.text("status = 'queued'"),
