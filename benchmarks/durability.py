@@ -1,6 +1,6 @@
 """What it costs a turn that it is kept: off, exit, sync, on both databases, beside DBOS.
 
-    python -m benchmarks.durability [--dbos-python ENV/bin/python] [--before FOLDER] [--rounds 3] [--json FILE]
+    python -m benchmarks.durability [--dbos-python PYTHON] [--before FOLDER] [--database both] [--json FILE]
 
 The turn has three steps: a model call, a tool that writes, a model call; all of them cost nothing, so that
 the rest is what is measured. `off` is Admiralty with its database in memory, which keeps nothing over the

@@ -12,6 +12,7 @@ import uvicorn
 from admiralty.core.clock import SystemClock
 from admiralty.core.settings import Settings
 from admiralty.runtime.api import ApiParts, create_app
+from admiralty.runtime.effects import EffectBook
 from admiralty.runtime.ledger.budgets import Budgets
 from admiralty.runtime.ledger.figures import Figures
 from admiralty.runtime.ledger.reports import Reports
@@ -30,6 +31,7 @@ async def serve(port: int, home: Path) -> None:
             reports=Reports(local.database),
             budgets=Budgets(local.database),
             figures=Figures(local.database, SystemClock()),
+            effects=EffectBook(local.database, SystemClock()),
             settings=settings,
             version="0",
         )
