@@ -6,14 +6,14 @@ The same definitions, scheduler, conversations and stores as on Ray; only the ho
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from admiralty.agents import Fleet
-from admiralty.core.errors import AdmiraltyError
+from admiralty.core.errors import AdmiraltyError, RunInterrupted
 from admiralty.core.ports import Memory, Scheduler, StateStore
 from admiralty.core.settings import Settings
 from admiralty.core.state import NAMESPACE
@@ -24,7 +24,9 @@ from admiralty.runtime.composition.conversations import build_conversations
 from admiralty.runtime.composition.fleet import data_folder, setup_resources
 from admiralty.runtime.composition.memory import build_memory
 from admiralty.runtime.composition.scheduler import build_scheduler
-from admiralty.runtime.conversations import Conversations
+from admiralty.runtime.conversations import Conversations, LiveRun
+from admiralty.runtime.conversations.outcome import costs_of
+from admiralty.runtime.durable.values import Run
 from admiralty.runtime.scheduler.dispatch import Providers
 from admiralty.runtime.state import SqlStateStore
 from admiralty.runtime.storage import Database
@@ -33,7 +35,7 @@ from admiralty.tools import SharedState
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A turn's answer."""
+    """A turn's answer, or what it waits for."""
 
     text: str
     conversation_id: str
@@ -43,6 +45,12 @@ class Answer:
     """What the provider says of it: method, citations."""
     cost_usd: str
     events: tuple[Event, ...]
+    run_id: str = ""
+    status: Literal["done", "waiting"] = "done"
+    """``waiting``: a person must approve something first; there is no text yet, and the turn goes on when
+    it is decided."""
+    approval_id: str | None = None
+    """What a person must decide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +72,18 @@ class LocalFleet:
     async def ask(self, message: str, *, conversation: str | None = None, agent: str | None = None) -> Answer:
         """Say ``message`` in a conversation (a new one if none is named) and return the answer.
 
-        Raises AdmiraltyError if the turn fails.
+        Returns too when the turn waits for a person. Raises AdmiraltyError if it fails.
         """
-        events = [event async for event in self.stream(message, conversation=conversation, agent=agent)]
+        live = await self._say(message, conversation, agent)
+        events: list[Event] = []
+        async with aclosing(live.follow()) as happening:
+            async for event in happening:
+                events.append(event)
+                if event.type == "approval" and event.data["status"] == "pending":
+                    return _waiting(live.run, events)
         last = events[-1]
+        if last.type not in ("done", "error"):
+            raise RunInterrupted("The fleet was closed before the turn ended.", run_id=live.run.id)
         if last.type != "done":
             raise AdmiraltyError(str(last.data.get("detail")), **dict(last.data))
         return Answer(
@@ -77,18 +93,40 @@ class LocalFleet:
             metadata=last.data["metadata"],
             cost_usd=last.data["cost_usd"],
             events=tuple(events),
+            run_id=live.run.id,
         )
 
     async def stream(
         self, message: str, *, conversation: str | None = None, agent: str | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Say ``message`` and yield the run's events until its ``done`` or ``error``."""
-        if conversation is None:
-            conversation = (await self.conversations.create(self.identity)).id
-        live = await self.conversations.say(self.identity, conversation, message, agent=agent)
+        """Say ``message`` and yield the run's events until its ``done`` or ``error``.
+
+        While a person is waited for, nothing comes.
+        """
+        live = await self._say(message, conversation, agent)
         async with aclosing(live.follow()) as events:
             async for event in events:
                 yield event
+
+    async def _say(self, message: str, conversation: str | None, agent: str | None) -> LiveRun:
+        if conversation is None:
+            conversation = (await self.conversations.create(self.identity)).id
+        return await self.conversations.say(self.identity, conversation, message, agent=agent)
+
+
+def _waiting(run: Run, events: Sequence[Event]) -> Answer:
+    asked = events[-1].data
+    return Answer(
+        text="",
+        conversation_id=run.conversation_id,
+        agent=asked["agent"],
+        metadata={},
+        cost_usd=costs_of([event for event in events if event.type == "cost"])["cost_usd"],
+        events=tuple(events),
+        run_id=run.id,
+        status="waiting",
+        approval_id=asked["approval_id"],
+    )
 
 
 @asynccontextmanager

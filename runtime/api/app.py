@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
+from starlette.requests import Request
 
 from admiralty.runtime.api.approval_routes import add_approval_routes
 from admiralty.runtime.api.auth import Authenticator
@@ -15,11 +16,14 @@ from admiralty.runtime.api.chat_routes import add_chat_routes
 from admiralty.runtime.api.conversation_routes import add_conversation_routes
 from admiralty.runtime.api.door import secured_router
 from admiralty.runtime.api.errors import add_error_handlers
+from admiralty.runtime.api.event_routes import add_event_routes
 from admiralty.runtime.api.ledger_routes import add_ledger_routes
 from admiralty.runtime.api.metrics import HttpMetrics, Measured
 from admiralty.runtime.api.operations import add_health_routes, add_metrics_route
 from admiralty.runtime.api.parts import ApiParts
 from admiralty.runtime.api.policy_routes import add_policy_routes
+from admiralty.runtime.api.run_routes import add_run_routes
+from admiralty.runtime.api.turns import begins_turn
 
 _DESCRIPTION = """
 Talk to a fleet of agents. Every model call and tool call behind these doors passes one scheduler.
@@ -66,9 +70,17 @@ def create_app(parts: ApiParts) -> FastAPI:
     authenticator = Authenticator(parts.keys.find, parts.clock)
     catalog = Catalog(parts.conversations.fleet, created=int(parts.clock.now()))
 
-    secured = secured_router(authenticator.identify, parts.settings.max_message_bytes, responses=_PROBLEMS)
+    def admit(request: Request) -> None:
+        if request.method == "POST" and begins_turn(request.url.path):
+            parts.conversations.check_room()
+
+    secured = secured_router(
+        authenticator.identify, parts.settings.max_message_bytes, admit=admit, responses=_PROBLEMS
+    )
     add_chat_routes(secured, parts, catalog)
     add_conversation_routes(secured, parts)
+    add_event_routes(secured, parts)
+    add_run_routes(secured, parts)
     add_catalog_routes(secured, catalog)
     add_budget_routes(secured, parts.budgets)
     add_ledger_routes(secured, parts.reports, parts.clock)

@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from admiralty.core.values import Event
 from admiralty.runtime.api.chat_schema import UNUSED, ChatMessage, ChatRequest
 from admiralty.runtime.api.errors import invalid, openai_error
+from admiralty.runtime.api.pauses import waiting_result, waiting_text, waits_for_person
 from admiralty.runtime.durable.values import Run
 
 CONVERSATION_KEY = "conversation_id"
@@ -154,9 +155,12 @@ class Completion:
     def info(self, done: Mapping[str, Any]) -> dict[str, Any]:
         """Return what we add to OpenAI's answer: see TurnInfo."""
         names = (
-            "conversation_id", "run_id", "turn", "agent", "cost_usd", "unpriced_calls", "seconds", "metadata"
+            "conversation_id", "run_id", "turn", "status", "agent", "cost_usd", "unpriced_calls", "seconds",
+            "metadata",
         )  # fmt: skip
-        return {name: done[name] for name in names} | {"ignored": list(self.ignored)}
+        return {name: done[name] for name in (*names, "approval_id") if name in done} | {
+            "ignored": list(self.ignored)
+        }
 
     def failure(self, error: Mapping[str, Any]) -> dict[str, Any]:
         """Return what we add to an error at the end of a stream."""
@@ -164,6 +168,13 @@ class Completion:
         return {"conversation_id": self.run.conversation_id} | {
             name: error[name] for name in names if name in error
         }
+
+
+def waiting_answer(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a client that knows of answers only is told while a person is waited for, as a ``done``."""
+    approval = result["approval"]
+    named = {"approval_id": approval["approval_id"], "agent": approval["agent"]}
+    return {**result, **named, "message": waiting_text(result), "metadata": {}, "seconds": None}
 
 
 @dataclass(kw_only=True)
@@ -176,6 +187,9 @@ class ChunkWriter:
 
     completion: Completion
     include_usage: bool
+    ended: bool = False
+    """Whether the client has all that it will get."""
+    _costs: list[Event] = field(default_factory=list)
     _segment: list[str] = field(default_factory=list)
     """Text of the model call that is being streamed."""
     _said: bool = False
@@ -192,15 +206,24 @@ class ChunkWriter:
         elif event.type == "step":
             self._segment.clear()
             self._parted = False
+        elif event.type == "cost":
+            self._costs.append(event)
         elif event.type == "done":
-            yield from self._rest(str(event.data["message"]))
-            yield self._chunk({}, reason=finish_reason(event.data)) | {
-                "admiralty": self.completion.info(event.data)
-            }
-            if self.include_usage:
-                yield self._base() | {"choices": [], "usage": usage(event.data)}
+            yield from self._last(event.data)
+        elif waits_for_person(event):
+            self._segment.clear()
+            self._parted = False
+            yield from self._last(waiting_answer(waiting_result(self.completion.run, event, self._costs)))
         elif event.type == "error":
+            self.ended = True
             yield {"error": openai_error(event.data), "admiralty": self.completion.failure(event.data)}
+
+    def _last(self, done: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        self.ended = True
+        yield from self._rest(str(done["message"]))
+        yield self._chunk({}, reason=finish_reason(done)) | {"admiralty": self.completion.info(done)}
+        if self.include_usage:
+            yield self._base() | {"choices": [], "usage": usage(done)}
 
     def _rest(self, answer: str) -> Iterator[dict[str, Any]]:
         said = "".join(self._segment)

@@ -14,13 +14,14 @@ from admiralty.core.errors import NotFound
 from admiralty.core.values import Identity
 from admiralty.runtime.api.auth import checked_user
 from admiralty.runtime.api.catalog import Catalog, plausible_id
-from admiralty.runtime.api.chat import ChunkWriter, Completion, WantedTurn, read_request
+from admiralty.runtime.api.chat import ChunkWriter, Completion, WantedTurn, read_request, waiting_answer
 from admiralty.runtime.api.chat_schema import ChatCompletion, ChatRequest, OpenAIError
 from admiralty.runtime.api.door import Me
 from admiralty.runtime.api.errors import problem_response
 from admiralty.runtime.api.parts import ApiParts
+from admiralty.runtime.api.pauses import handed_on
 from admiralty.runtime.api.sse import KEEP_ALIVE, EventStream, encode
-from admiralty.runtime.api.turns import begin, early_failure, last_event, stopping_with_client, turn_headers
+from admiralty.runtime.api.turns import begin, early_failure, outcome, stopping_with_client, turn_headers
 from admiralty.runtime.api.wire import json_response
 from admiralty.runtime.conversations import LiveRun
 
@@ -72,7 +73,7 @@ def add_chat_routes(router: APIRouter, parts: ApiParts, catalog: Catalog) -> Non
     """Add ``/v1/chat/completions``."""
     conversations = parts.conversations
 
-    async def start(identity: Identity, wanted: WantedTurn, agent: str | None, *, streaming: bool) -> LiveRun:
+    async def start(identity: Identity, wanted: WantedTurn, agent: str | None, body: ChatRequest) -> LiveRun:
         conversation_id = wanted.conversation_id
         if conversation_id is None:
             made = await conversations.create(identity, metadata=wanted.metadata, history=wanted.history)
@@ -85,8 +86,10 @@ def add_chat_routes(router: APIRouter, parts: ApiParts, catalog: Catalog) -> Non
             conversation_id,
             wanted.message,
             agent=agent,
-            streaming=streaming,
+            streaming=bool(body.stream),
             stop_with_client=True,
+            strategy=body.multitask_strategy,
+            timeout=body.timeout_seconds,
         )
 
     @router.post(
@@ -111,6 +114,9 @@ def add_chat_routes(router: APIRouter, parts: ApiParts, catalog: Catalog) -> Non
         was kept here. Without one, a conversation is begun, and the messages before the last
         become its history. When the client leaves, the turn is stopped.
 
+        If a person must approve something first, the answer says so and ends; the turn goes on by itself
+        when it is decided. `multitask_strategy` and `timeout_seconds` are ours: send them as extra body.
+
         System messages and sampling parameters are accepted and not used: the fleet's definitions
         decide. `admiralty.ignored` names those that were given.
         """
@@ -119,29 +125,40 @@ def add_chat_routes(router: APIRouter, parts: ApiParts, catalog: Catalog) -> Non
         if body.user and (user := checked_user(body.user)):
             identity = replace(identity, user=user)
         streaming = bool(body.stream)
-        live = await start(identity, wanted, agent, streaming=streaming)
+        live = await start(identity, wanted, agent, body)
         completion = Completion(
             run=live.run, model=body.model, created=int(live.run.started_at), ignored=wanted.ignored
         )
         if not streaming:
-            last = await stopping_with_client(live, request.receive, last_event(live))
+            last = await stopping_with_client(live, request.receive, outcome(live))
             if last.type == "error":
                 return problem_response(last.data, request.scope, turn_headers(live, last.data))
-            return json_response(completion.whole(last.data), headers=turn_headers(live, last.data))
+            done = last.data if last.type == "done" else waiting_answer(last.data)
+            return json_response(completion.whole(done), headers=turn_headers(live, done))
         waiting = early_failure(live, within=parts.keep_alive)
         if failure := await stopping_with_client(live, request.receive, waiting):
             return problem_response(failure.data, request.scope, turn_headers(live, failure.data))
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         writer = ChunkWriter(completion=completion, include_usage=include_usage)
         chunks = _stream(live, writer, parts.keep_alive)
-        return EventStream(chunks, headers=turn_headers(live), on_leave=live.cancel)
+        # A run that waits for a person has no client any more, and is not stopped for want of one.
+        leave = lambda: None if writer.ended else live.cancel()  # noqa: E731
+        return EventStream(chunks, headers=turn_headers(live), on_leave=leave)
 
 
 async def _stream(live: LiveRun, writer: ChunkWriter, keep_alive: float) -> AsyncGenerator[bytes, None]:
     yield encode(writer.opening())
     async with aclosing(live.batches(idle=keep_alive)) as batches:
         async for batch in batches:
-            chunks = b"".join(encode(chunk) for event in batch for chunk in writer.chunks(event))
+            chunks = []
+            for event in batch:
+                chunks += [encode(chunk) for chunk in writer.chunks(event)]
+                if writer.ended:
+                    break
             if chunks or not batch:
-                yield chunks or KEEP_ALIVE
+                yield b"".join(chunks) or KEEP_ALIVE
+            if writer.ended:
+                break
+    if not writer.ended:
+        yield b"".join(encode(chunk) for chunk in writer.chunks(handed_on(live.run)))
     yield b"data: [DONE]\n\n"

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from admiralty.runtime.api.wire import Given, Shown
+from admiralty.runtime.conversations.service import MAX_TIMEOUT
+from admiralty.runtime.durable.values import Strategy
 
 
 class ContentPart(Given):
@@ -46,6 +48,16 @@ class ChatRequest(Given):
     metadata: Annotated[
         dict[str, str] | None,
         Field(description="Kept with a new conversation. `conversation_id` continues one that exists."),
+    ] = None
+
+    multitask_strategy: Annotated[
+        Strategy | None,
+        Field(
+            description="What becomes of this message while an earlier one is answered; as the fleet says."
+        ),
+    ] = None
+    timeout_seconds: Annotated[
+        float | None, Field(gt=0, le=MAX_TIMEOUT, description="Nobody waits for the answer any longer.")
     ] = None
 
     n: int | None = None
@@ -116,13 +128,17 @@ class TurnInfo(Shown):
     conversation_id: str
     run_id: str
     turn: int
+    status: Literal["done", "waiting"]
+    """``waiting``: a person must approve something first; the text says so, and the turn goes on later."""
+    approval_id: str | None = None
+    """What a person must decide."""
     agent: str | None
-    """The agent that gave the answer."""
+    """The agent that gave the answer, or waits."""
     cost_usd: str
     """A decimal in text, exact."""
     unpriced_calls: int
     """Model calls whose price is not known: they are not in ``cost_usd``."""
-    seconds: float
+    seconds: float | None
     metadata: dict[str, Any]
     """What the provider says about its answer: model, method, citations."""
     ignored: list[str]
@@ -156,6 +172,7 @@ class ChatCompletion(Shown):
                     "conversation_id": "conv_019ab3d29a2b7c55a0f1c2d3e4f50616",
                     "run_id": "run_019ab3d29a2b7c55a0f1c2d3e4f50617",
                     "turn": 1,
+                    "status": "done",
                     "agent": "lookup",
                     "cost_usd": "0.000124",
                     "unpriced_calls": 0,

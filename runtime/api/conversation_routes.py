@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from admiralty.core.errors import NotFound
 from admiralty.core.values import Identity
 from admiralty.runtime.api.auth import checked_user
-from admiralty.runtime.api.catalog import plausible_id
 from admiralty.runtime.api.chat import check_metadata
 from admiralty.runtime.api.conversation_schema import (
     ConversationDetail,
@@ -22,31 +18,34 @@ from admiralty.runtime.api.conversation_schema import (
     NewConversation,
     NewMessage,
     TurnResult,
+    WaitingTurn,
 )
 from admiralty.runtime.api.conversation_view import conversation_detail, conversation_info
 from admiralty.runtime.api.door import Me
 from admiralty.runtime.api.errors import invalid, problem_response
 from admiralty.runtime.api.parts import ApiParts
-from admiralty.runtime.api.sse import KEEP_ALIVE, EventStream, encode
-from admiralty.runtime.api.turns import begin, last_event, turn_headers
+from admiralty.runtime.api.pauses import run_path
+from admiralty.runtime.api.sse import EventStream
+from admiralty.runtime.api.streams import checked_conversation, wants_json, written
+from admiralty.runtime.api.turns import begin, outcome, turn_headers
 from admiralty.runtime.api.wire import json_response
 from admiralty.runtime.conversations import Conversations, LiveRun
 
 TAGS: list[Any] = ["conversations"]
 
-_STREAM = """id: 1
+_STREAM = """id: 2
 event: run
 data: {"run_id":"run_019ab3d2","conversation_id":"conv_019ab3d2","turn":1,"status":"running","fleet":...}
 
-id: 2
+id: 3
 event: step
 data: {"agent":"triage","step":1,"call_id":"call_019ab3d2"}
 
-id: 3
+id: 5
 event: handoff
 data: {"source":"triage","target":"lookup","reason":"an order's status"}
 
-id: 5
+id: 7
 event: tool
 data: {"agent":"lookup","call_id":"call_1","name":"order_status","arguments":{"order_id":"#W1"}, ...}
 
@@ -65,8 +64,10 @@ data: {"run_id":"run_019ab3d2","message":"Order #W100 is on its way.","cost_usd"
 _TURN: dict[int | str, dict[str, Any]] = {
     200: {
         "description": (
-            "The run's events: `run`, `step`, `token`, `tool`, `handoff`, `cost`, `message`, and at the end "
-            "`done` or `error` (a problem document). With `Accept: application/json` only the result."
+            "The run's events: `run`, `step`, `token`, `tool`, `handoff`, `cost`, `approval`, `message`, and "
+            "at the end `done` or `error` (a problem document). If it ends with neither, the replica was "
+            "shut down: go on at the run's events with `Last-Event-ID`. With `Accept: application/json` only "
+            "the result."
         ),
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM}},
         "headers": {
@@ -74,7 +75,11 @@ _TURN: dict[int | str, dict[str, Any]] = {
             "X-Run-Id": {"description": "This turn's run.", "schema": {"type": "string"}},
             "X-Cost-Usd": {"description": "Only as JSON.", "schema": {"type": "string"}},
         },
-    }
+    },
+    202: {
+        "model": WaitingTurn,
+        "description": "Only as JSON: a person must approve something first; then the turn goes on.",
+    },
 }
 
 
@@ -116,7 +121,7 @@ def add_conversation_routes(router: APIRouter, parts: ApiParts) -> None:
     )
     async def show_conversation(conversation_id: str, identity: Me) -> Response:
         """Return what was said and done in a conversation, its runs, and what it cost so far."""
-        view = await conversations.view(identity, _checked(conversation_id))
+        view = await conversations.view(identity, checked_conversation(conversation_id))
         return json_response(conversation_detail(view))
 
     @router.post(
@@ -136,21 +141,28 @@ def add_conversation_routes(router: APIRouter, parts: ApiParts) -> None:
         """Answer a user's message, and tell what happens on the way as server-sent events.
 
         The message is stored before the first event is sent. The turn goes on when the client
-        leaves: its answer is then found in the conversation. While it runs, a second message is
-        refused with 409.
+        leaves: its answer is then found in the conversation. What becomes of a second message while
+        it runs says `multitask_strategy`.
         """
         if not body.content.strip():
             raise invalid("content: the message is empty.", "content")
-        as_json = _wants_json(accept)
+        as_json = wants_json(accept)
         live = await _begin(
-            conversations, _for_user(identity, body.user), _checked(conversation_id), body, as_json
+            conversations,
+            _for_user(identity, body.user),
+            checked_conversation(conversation_id),
+            body,
+            as_json,
         )
-        if as_json:
-            last = await last_event(live)
-            if last.type == "error":
-                return problem_response(last.data, request.scope, turn_headers(live, last.data))
-            return json_response(last.data, headers=turn_headers(live, last.data))
-        return EventStream(_stream(live, parts.keep_alive), headers=turn_headers(live))
+        if not as_json:
+            return EventStream(written(live.batches(idle=parts.keep_alive)), headers=turn_headers(live))
+        last = await outcome(live)
+        headers = turn_headers(live, last.data)
+        if last.type == "error":
+            return problem_response(last.data, request.scope, headers)
+        if last.type == "approval":
+            return json_response(last.data, status=202, headers=headers | {"Location": run_path(live.run)})
+        return json_response(last.data, headers=headers)
 
 
 async def _begin(
@@ -164,31 +176,11 @@ async def _begin(
         agent=body.agent,
         streaming=not as_json,
         stop_with_client=False,
+        strategy=body.multitask_strategy,
+        timeout=body.timeout_seconds,
     )
-
-
-async def _stream(live: LiveRun, keep_alive: float) -> AsyncGenerator[bytes, None]:
-    """Yield the run's events. Their ids are their numbers in the run; tokens, being many, have none."""
-    number = 0
-    async with aclosing(live.batches(idle=keep_alive)) as batches:
-        async for batch in batches:
-            written = []
-            for number, event in enumerate(batch, number + 1):  # noqa: B020 - counts on from batch to batch
-                name = None if event.type == "token" else str(number)
-                written.append(encode(event.data, event=event.type, id=name))
-            yield b"".join(written) or KEEP_ALIVE
-
-
-def _wants_json(accept: str) -> bool:
-    return "application/json" in accept and "text/event-stream" not in accept
 
 
 def _for_user(identity: Identity, user: str | None) -> Identity:
     named = checked_user(user) if user else None
     return replace(identity, user=named) if named else identity
-
-
-def _checked(conversation_id: str) -> str:
-    if not plausible_id(conversation_id):
-        raise NotFound(f"There is no conversation {conversation_id[:50]!r}.")
-    return conversation_id

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from admiralty.runtime.api.wire import Given, Shown
-from admiralty.runtime.durable.values import RunStatus
+from admiralty.runtime.conversations.service import MAX_TIMEOUT
+from admiralty.runtime.durable.values import RunStatus, Strategy
 
 
 class NewConversation(Given):
@@ -36,6 +37,12 @@ class NewMessage(Given):
     """Begin with this agent rather than with the fleet's entry."""
     user: str | None = None
     """The end user for whom you ask."""
+    multitask_strategy: Strategy | None = None
+    """What becomes of this message while an earlier one is being answered: ``reject`` it with 409,
+    ``enqueue`` it, or let it ``interrupt`` the earlier turn or ``rollback`` it (forget it, unless it has
+    changed something). By default what the fleet says."""
+    timeout_seconds: Annotated[float | None, Field(gt=0, le=MAX_TIMEOUT)] = None
+    """Nobody waits for the answer any longer: the turn, and what it asks of models, ends by then."""
 
 
 class Problem(Shown):
@@ -151,12 +158,24 @@ class UsageLineInfo(UsageInfo):
     tool: str | None = None
 
 
+class AttemptInfo(Shown):
+    """An execution of a run that broke off."""
+
+    attempt: int
+    at: float
+    reason: str
+
+
 class RunInfo(Shown):
-    """One execution of one turn."""
+    """What answers one turn."""
 
     id: str
     turn: int
     status: RunStatus
+    attempt: int
+    """Executions so far, those that went on after a pause included."""
+    attempts: list[AttemptInfo]
+    """Why earlier executions broke off."""
     started_at: float
     finished_at: float | None
     seconds: float | None
@@ -166,8 +185,11 @@ class RunInfo(Shown):
 class ConversationDetail(ConversationInfo):
     """A conversation with all that happened in it so far."""
 
-    status: Literal["idle", "running"]
-    """``running`` while a message is being answered; what happens in that turn is added at its end."""
+    status: Literal["idle", "running", "waiting", "queued"]
+    """``running`` while a message is being answered, ``waiting`` while that needs a person's approval,
+    ``queued`` before it goes on. See the last run for how an ``idle`` one ended."""
+    last_event: int
+    """Number of the last event."""
     messages: list[MessageInfo]
     steps: list[StepInfo]
     tools: list[ToolCallInfo]
@@ -184,6 +206,22 @@ class TurnUsage(Shown):
     input_tokens: int
     output_tokens: int
     total_tokens: int
+
+
+class WaitingTurn(Shown):
+    """A turn that goes on when a person has decided: the answer is then found in the conversation."""
+
+    status: Literal["waiting"]
+    run_id: str
+    conversation_id: str
+    turn: int
+    approval: dict[str, Any]
+    """What the ``approval`` event holds: ``approval_id``, ``agent``, ``tool``, ``arguments``, ``reason``,
+    ``expires_at``."""
+    usage: TurnUsage
+    """Of the turn so far."""
+    cost_usd: str
+    unpriced_calls: int
 
 
 class TurnResult(Shown):

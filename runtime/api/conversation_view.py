@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from admiralty.core.money import Nanos, dollars_text
 from admiralty.core.values import Usage
 from admiralty.runtime.api.conversation_schema import (
+    AttemptInfo,
     ConversationDetail,
     ConversationInfo,
     HandoffInfo,
@@ -19,6 +20,7 @@ from admiralty.runtime.api.conversation_schema import (
     UsageInfo,
     UsageLineInfo,
 )
+from admiralty.runtime.api.run_view import seconds_of
 from admiralty.runtime.conversations.service import ConversationView
 from admiralty.runtime.durable.values import Run
 from admiralty.runtime.ledger.reports import UsageLine
@@ -34,10 +36,10 @@ def conversation_info(conversation: Conversation) -> ConversationInfo:
 def conversation_detail(view: ConversationView) -> ConversationDetail:
     """Return a conversation with everything in it."""
     happened = [(stored.event.type, {**stored.event.data, **_place(stored)}) for stored in view.events]
-    running = any(run.status == "running" for run in view.runs)
     return ConversationDetail(
         **_base(view.conversation),
-        status="running" if running else "idle",
+        status=_status(view.runs),
+        last_event=view.conversation.events,
         messages=[MessageInfo(**data) for kind, data in happened if kind == "message"],
         steps=[StepInfo(**data) for kind, data in happened if kind == "step"],
         tools=_tool_calls(data for kind, data in happened if kind == "tool"),
@@ -51,6 +53,16 @@ def conversation_detail(view: ConversationView) -> ConversationDetail:
             for line in view.usage
         ],
     )
+
+
+def _status(runs: Sequence[Run]) -> Literal["idle", "running", "waiting", "queued"]:
+    """Return how a conversation stands: what is nearest to an answer in it."""
+    statuses = {run.status for run in runs}
+    if "running" in statuses:
+        return "running"
+    if "waiting" in statuses:
+        return "waiting"
+    return "queued" if "queued" in statuses else "idle"
 
 
 def _base(conversation: Conversation) -> dict[str, Any]:
@@ -83,9 +95,13 @@ def _run_info(run: Run) -> RunInfo:
         id=run.id,
         turn=run.turn,
         status=run.status,
+        attempt=run.attempt,
+        attempts=[
+            AttemptInfo(**{key: one[key] for key in ("attempt", "at", "reason")}) for one in run.attempts
+        ],
         started_at=run.started_at,
         finished_at=run.finished_at,
-        seconds=None if run.finished_at is None else round(run.finished_at - run.started_at, 4),
+        seconds=seconds_of(run),
         error=None if run.error is None else Problem(**run.error),
     )
 

@@ -34,8 +34,17 @@ _header = APIKeyHeader(
 Identify = Callable[[Request], Awaitable[Identity]]
 
 
-def secured_router(identify: Identify, max_body_bytes: int, **options: Any) -> APIRouter:
-    """Return a router whose routes let nobody in without a key, and no body that is not proper JSON."""
+def secured_router(
+    identify: Identify,
+    max_body_bytes: int,
+    *,
+    admit: Callable[[Request], None] = lambda _: None,
+    **options: Any,
+) -> APIRouter:
+    """Return a router whose routes let nobody in without a key, and no body that is not proper JSON.
+
+    ``admit`` raises for a request that there is no room for, before its body is read.
+    """
 
     class SecuredRoute(APIRoute):
         """Checks key and body, then goes on as FastAPI does."""
@@ -45,6 +54,7 @@ def secured_router(identify: Identify, max_body_bytes: int, **options: Any) -> A
 
             async def secured(request: Request) -> Response:
                 request.scope[_IDENTITY] = await identify(request)
+                admit(request)
                 checked = CheckedRequest(request.scope, request.receive)
                 if request.method in ("POST", "PUT", "PATCH"):
                     await checked.load(max_body_bytes)

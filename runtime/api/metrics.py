@@ -125,7 +125,13 @@ class _Durable(Collector):
         for status in ("done", "failed", "cancelled"):
             ended.add_metric([status], self._turns.get(status, 0))
         running = self._turns.get("running", 0)
+        unended = GaugeMetricFamily(
+            "admiralty_runs", "Turns that have not ended, by how they stand.", labels=["status"]
+        )
+        for status in ("queued", "running", "waiting", "parked"):
+            unended.add_metric([status], self._turns.get(status, 0))
         yield ended
+        yield unended
         yield GaugeMetricFamily("admiralty_turns_running", "Turns being answered now.", value=running)
         yield from self._of_calls()
         yield from self._of_tools()

@@ -12,6 +12,7 @@ from admiralty.core.ports import Clock, StateStore
 from admiralty.core.settings import Settings
 from admiralty.runtime.approvals import ApprovalStore
 from admiralty.runtime.conversations import Conversations
+from admiralty.runtime.effects import EffectBook
 from admiralty.runtime.ledger.budgets import Budgets
 from admiralty.runtime.ledger.figures import Figures
 from admiralty.runtime.ledger.reports import Reports
@@ -36,6 +37,7 @@ class ApiParts:
     reports: Reports
     budgets: Budgets
     figures: Figures
+    effects: EffectBook
     settings: Settings
     version: str
     """Version of Admiralty, as ``/healthz`` and the OpenAPI document tell it."""

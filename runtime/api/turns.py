@@ -10,13 +10,20 @@ from typing import Any, TypeVar
 from starlette.types import Receive
 
 from admiralty.core.values import Event, Identity
+from admiralty.runtime.api.pauses import HANDED_ON, handed_on, waiting_result, waits_for_person
 from admiralty.runtime.api.sse import until_left
 from admiralty.runtime.conversations import Conversations, LiveRun
+from admiralty.runtime.durable.values import Strategy
 
 T = TypeVar("T")
 
 _QUIET = frozenset({"run", "step", "cost", "handoff"})
 """Events that a client of OpenAI's route is shown nothing of: a refusal may still follow as a status."""
+
+
+def begins_turn(path: str) -> bool:
+    """Tell whether a POST to ``path`` begins a turn, wherever the app is mounted."""
+    return path.endswith(("/messages", "/chat/completions"))
 
 
 async def begin(
@@ -28,6 +35,8 @@ async def begin(
     agent: str | None,
     streaming: bool,
     stop_with_client: bool,
+    strategy: Strategy | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109 - of the turn, which outlives this call
 ) -> LiveRun:
     """Begin a turn. Raises what ``Conversations.say`` raises.
 
@@ -35,7 +44,15 @@ async def begin(
     unanswered, blocking its conversation: it goes on, or is ended properly.
     """
     begun = asyncio.ensure_future(
-        conversations.say(identity, conversation_id, message, agent=agent, streaming=streaming)
+        conversations.say(
+            identity,
+            conversation_id,
+            message,
+            agent=agent,
+            streaming=streaming,
+            strategy=strategy,
+            timeout=timeout,
+        )
     )
     try:
         return await asyncio.shield(begun)
@@ -50,13 +67,23 @@ def _cancel_run(begun: asyncio.Future[LiveRun]) -> None:
         begun.result().cancel()
 
 
-async def last_event(live: LiveRun) -> Event:
-    """Return the run's ``done`` or ``error``, once it is stored."""
-    last = live.happened[0]
+async def outcome(live: LiveRun) -> Event:
+    """Return the run's ``done`` or ``error``, once it is stored; or that it waits, or goes on elsewhere.
+
+    Those are no events of the run: an ``approval`` with a :func:`waiting_result`, an ``error`` of
+    :func:`handed_on`.
+    """
+    costs: list[Event] = []
     async with aclosing(live.batches()) as batches:
         async for batch in batches:
-            last = batch[-1]
-    return last
+            for event in batch:
+                if event.type in ("done", "error"):
+                    return event
+                if waits_for_person(event):
+                    return Event(type="approval", data=waiting_result(live.run, event, costs))
+                if event.type == "cost":
+                    costs.append(event)
+    return handed_on(live.run)
 
 
 async def stopping_with_client(live: LiveRun, receive: Receive, waiting: Coroutine[Any, Any, T]) -> T:
@@ -69,7 +96,8 @@ async def stopping_with_client(live: LiveRun, receive: Receive, waiting: Corouti
             live.cancel()  # it then ends with an error event, which ends the waiting too
         return await task
     except asyncio.CancelledError:  # some servers cancel the request of a client who left
-        live.cancel()
+        if not task.done():
+            live.cancel()
         task.cancel()
         raise
     finally:
@@ -88,9 +116,9 @@ async def early_failure(live: LiveRun, *, within: float) -> Event | None:
                 for event in batch:
                     if event.type not in _QUIET:
                         return event if event.type == "error" else None
+            return handed_on(live.run)
     except TimeoutError:
-        pass
-    return None
+        return None
 
 
 def turn_headers(live: LiveRun, last: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -98,4 +126,6 @@ def turn_headers(live: LiveRun, last: Mapping[str, Any] | None = None) -> dict[s
     headers = {"X-Conversation-Id": live.run.conversation_id, "X-Run-Id": live.run.id}
     if last is not None and "cost_usd" in last:
         headers["X-Cost-Usd"] = str(last["cost_usd"])
+    if last is not None and last.get("code") == HANDED_ON:
+        headers["X-Should-Retry"] = "false"  # OpenAI's clients would say it again, in another conversation
     return headers

@@ -26,6 +26,7 @@ from admiralty.core.values import TIERS, ModelCall, ModelReply, TokenDelta, Usag
 from admiralty.runtime.api import ApiParts, create_app
 from admiralty.runtime.approvals import ApprovalStore
 from admiralty.runtime.conversations import Conversations
+from admiralty.runtime.effects import EffectBook
 from admiralty.runtime.ledger.budgets import Budgets
 from admiralty.runtime.ledger.figures import Figures
 from admiralty.runtime.ledger.reports import Reports
@@ -179,6 +180,7 @@ async def opened_app(
             reports=Reports(local.database),
             budgets=Budgets(local.database),
             figures=Figures(local.database, SystemClock()),
+            effects=EffectBook(local.database, SystemClock()),
             approvals=ApprovalStore(local.database),
             settings=given,
             version="9.9.9",

@@ -56,7 +56,8 @@ async def test_a_turn_is_told_as_typed_events_in_order(api: Api) -> None:
     assert kinds[:2] == ["run", "step"]
     assert kinds[-2:] == ["message", "done"]
     assert {"cost", "tool", "handoff"} <= set(kinds)
-    assert [int(event.id or 0) for event in events] == list(range(1, len(events) + 1))
+    # The conversation's first event is the message itself, which its sender knows.
+    assert [int(event.id or 0) for event in events] == list(range(2, len(events) + 2))
     done = TurnResult.model_validate_json(events[-1].data)
     assert (done.message, done.agent, done.cost_usd) == ("It is shipped.", "clerk", "0.00000375")
     assert answer.headers["x-run-id"] == done.run_id
@@ -203,7 +204,7 @@ async def test_tenants_do_not_see_each_others_conversations(api: Api) -> None:
 
 
 @pytest.mark.requirement("api.restart")
-async def test_a_stopping_process_tells_its_clients_and_stores_what_it_cut_off(
+async def test_a_stopping_process_hands_its_turns_on_and_tells_its_clients_where_they_go_on(
     free_port: Callable[[], int], tmp_path: Path
 ) -> None:
     provider = ScriptedProvider()
@@ -212,18 +213,40 @@ async def test_a_stopping_process_tells_its_clients_and_stores_what_it_cut_off(
         served(app, free_port()) as url,
         httpx.AsyncClient(base_url=url, headers={"x-api-key": api.key}, timeout=10) as client,
     ):
-        path = await begun(client)
-        turn = asyncio.create_task(client.post(f"{path}/messages", json={"content": "wait\nx"}))
-        await asyncio.wait_for(provider.waiting.wait(), 10)
+        streamed, whole, chat = await begun(client), await begun(client), await begun(client)
+        said = {"content": "wait\nx"}
+        turns = [
+            asyncio.create_task(client.post(f"{streamed}/messages", json=said)),
+            asyncio.create_task(
+                client.post(f"{whole}/messages", json=said, headers={"Accept": "application/json"})
+            ),
+            asyncio.create_task(
+                client.post(
+                    "/v1/chat/completions",
+                    json={"model": "desk", "messages": [{"role": "user", **said}]},
+                    headers={"X-Conversation-Id": chat.rsplit("/", 1)[1]},
+                )
+            ),
+        ]
+        async with asyncio.timeout(10):
+            while len(provider.asked) < 3:
+                await provider.waiting.wait()
+                await asyncio.sleep(0)
         await api.conversations.drain(0.05)
-        last = read_events((await turn).text)[-1]
-        refused = await client.post(f"{path}/messages", json={"content": "hello?"})
-        seen = (await client.get(path)).json()
-    assert last.event == "error"
-    assert json.loads(last.data)["code"] == "cancelled"
-    assert refused.status_code == 503
-    assert refused.headers["retry-after"] == "1"
-    assert seen["runs"][0]["status"] == "cancelled"
+        broken, answer, completion = [await turn for turn in turns]
+        refused = await client.post(f"{streamed}/messages", json={"content": "hello?"})
+        seen = [(await client.get(path)).json() for path in (streamed, whole, chat)]
+    last = read_events(broken.text)[-1]
+    assert (last.event, json.loads(last.data)["status"]) == ("run", "queued")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["code"] == "run_handed_on"
+    assert f"{whole}/runs/{answer.headers['x-run-id']}/events" in answer.json()["detail"]
+    assert completion.status_code == 503
+    assert completion.json()["error"]["code"] == "run_handed_on"
+    # OpenAI's clients repeat what got a 503 by themselves; this message is kept.
+    assert completion.headers["x-should-retry"] == "false"
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert [(one["status"], one["runs"][0]["status"]) for one in seen] == [("queued", "queued")] * 3
 
 
 @pytest.mark.requirement("api.never_500")
