@@ -55,7 +55,8 @@ class ScriptedScheduler:
     """Answers model calls with ``answers`` in order, or each as a script decides.
 
     Text streams word by word. Each call counts 10 tokens in, 5 out, and costs 1000 nano-dollars.
-    Tools may be called and corpora read, unless ``deny`` refuses it.
+    Tools may be called and corpora read, unless ``deny`` refuses it. What came of tools that change something
+    is kept here, and in no database: a tool that completes its own effect wants ``providers=`` instead.
     """
 
     def __init__(self, answers: Iterable[Answer] | Script, *, deny: Deny | None = None) -> None:
@@ -122,9 +123,13 @@ class ScriptedScheduler:
     ) -> None:
         self.settled.append((grant, status))
         effect = grant.access.effect
-        if effect is not None and outcome is not None:
-            key = (grant.access.caller.run_id, effect_key(effect.call_id, effect.digest))
+        if effect is None or outcome is None:
+            return
+        key = (grant.access.caller.run_id, effect_key(effect.call_id, effect.digest))
+        if outcome:
             self.outcomes[key] = outcome
+        else:  # it was never begun
+            self.outcomes.pop(key, None)
 
     async def _answer(self, call: ModelCall) -> AIMessage:
         self.calls.append(call)

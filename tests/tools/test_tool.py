@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from admiralty.core.errors import DefinitionError
-from admiralty.tools import Tool, ToolContext, tool
+from admiralty.tools import OUTBOX, Reconciled, Tool, ToolContext, tool
 
 
 class Line(BaseModel):
@@ -256,3 +256,57 @@ def test_a_tool_knows_whether_it_is_asynchronous() -> None:
     made = tool(fine)
     assert isinstance(made, Tool)
     assert not made.is_async
+
+
+@pytest.mark.requirement("effects.reconcile")
+def test_what_looks_for_a_call_takes_arguments_of_the_tool_and_a_context() -> None:
+    def by_context(anything: ToolContext) -> Reconciled:
+        return Reconciled.not_done()
+
+    def by_name(text: str) -> Reconciled:
+        return Reconciled.done(text)
+
+    @tool(effect="write", reconcile=by_context)
+    def first(text: str) -> str:
+        """Write something."""
+        return text
+
+    @tool(effect="write", reconcile=by_name)
+    def second(text: str, title: str = "") -> str:
+        """Write something."""
+        return text + title
+
+    assert first.reconcile_parameters == {"anything"}
+    assert second.reconcile_parameters == {"text"}
+
+
+def _no_argument(other: str) -> Reconciled:
+    return Reconciled.done(other)
+
+
+def _untyped(text) -> Reconciled:  # type: ignore[no-untyped-def]
+    return Reconciled.done(text)
+
+
+@pytest.mark.requirement("effects.reconcile", "definitions.errors")
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"reconcile": _no_argument}, r"reconcile = 'other': is no argument of the tool\. Arguments: text"),
+        ({"reconcile": _untyped}, "reconcile: parameter = 'text': has no annotation"),
+        ({"reconcile": "inbox"}, "reconcile = 'inbox': is no function"),
+        ({"reconcile": OUTBOX}, "reconcile = 'outbox': needs a ToolContext"),
+        ({"reconcile": _no_argument, "effect": "read"}, "of a tool that changes nothing"),
+        ({"approval": " "}, "approval = ' ': no reason"),
+        ({"approval": True}, "approval = True: no reason"),
+        ({"approval": "x", "approval_seconds": 0}, "approval_seconds = 0: not a time"),
+        ({"approval": "x", "approval_default": "maybe"}, "approval_default = 'maybe': unknown"),
+    ],
+)
+def test_what_looks_for_a_call_and_who_allows_it_are_checked(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(DefinitionError, match=problem):
+
+        @tool(**options)
+        def write(text: str) -> str:
+            """Write something."""
+            return text
