@@ -645,3 +645,16 @@ async def test_a_caller_and_the_key_that_asked_for_him_share_their_tenants_state
     )  # fmt: skip
     await world.state(caller).put("k", "from an agent of another fleet")
     assert await world.state(ANN).value("k") == "from an agent of another fleet"
+
+
+@pytest.mark.requirement("state.update")
+async def test_an_update_made_from_one_that_was_refused_is_refused_though_its_version_fits(
+    world: World,
+) -> None:
+    state = world.state()
+    await state.put("k", "ours")
+    await state.put("k", "somebody else's")  # while we made versions 2 and 3 of the first
+    chain = [Write(namespace="shared", key="k", value=n, expected=n) for n in (1, 2, 3)]
+    results = await world.store.primitives.chain([(ANN, write) for write in chain])
+    assert [type(result) for result in results] == [VersionConflict] * 3
+    assert await state.value("k") == "somebody else's"
