@@ -176,8 +176,20 @@ async def test_what_was_recorded_after_a_reply_that_is_lost_is_not_used() -> Non
     world = World()
     await execute(world, CLERKS["loop"], scripted([LONG[0], LONG[2]]))
     del world.kept["0.1"]
-    again = await execute(world, CLERKS["loop"], scripted([]))
-    assert again.said == [("ai", "Done.", [])]
+    again = await execute(world, CLERKS["loop"], scripted([[("look", {"what": "b"}, None)]]))
+    assert [said[1] for said in again.said] == ["Step 0.", "seen b", "Done."]
+
+
+@pytest.mark.requirement("durable.resume")
+@pytest.mark.parametrize("kind", ["loop", "graph"])
+async def test_the_session_is_what_it_was_when_the_model_was_asked(kind: str) -> None:
+    world, dialogue = World(), [LONG[2]]
+    await execute(world, CLERKS[kind], scripted(dialogue))
+    *_, last = world.kept.values()
+    world.kept[last.key] = replace(last, session={"notes": 1, "since": "then"})
+    again = await execute(world, CLERKS[kind], scripted(dialogue))
+    assert again.result is not None
+    assert again.result.session == {"notes": 1, "since": "then"}, "what is gone by then is gone"
 
 
 @pytest.mark.requirement("durable.exit")
