@@ -23,6 +23,7 @@ from admiralty.runtime.api.operations import add_health_routes, add_metrics_rout
 from admiralty.runtime.api.parts import ApiParts
 from admiralty.runtime.api.policy_routes import add_policy_routes
 from admiralty.runtime.api.run_routes import add_run_routes
+from admiralty.runtime.api.state_routes import add_state_routes
 from admiralty.runtime.api.turns import begins_turn
 
 _DESCRIPTION = """
@@ -39,6 +40,7 @@ documents, and in OpenAI's shape on OpenAI's routes.
 _TAGS = [
     {"name": "OpenAI-compatible", "description": "For OpenAI's clients and whatever speaks their language."},
     {"name": "conversations", "description": "Conversations, turns and what happened in them."},
+    {"name": "state", "description": "What agents know together: values with versions."},
     {"name": "fleet", "description": "Who answers."},
     {"name": "money", "description": "What may be spent, and what was."},
     {"name": "approvals", "description": "What waits for a person, and what they decide."},
@@ -86,6 +88,8 @@ def create_app(parts: ApiParts) -> FastAPI:
     add_ledger_routes(secured, parts.reports, parts.clock)
     if parts.approvals is not None:
         add_approval_routes(secured, parts.approvals, parts.conversations)
+    if parts.state is not None:
+        add_state_routes(secured, parts.state, parts.keep_alive)
     add_metrics_route(secured, parts, http)
     if parts.policy is not None and parts.decisions is not None:
         add_policy_routes(secured, parts.policy, parts.decisions)

@@ -182,6 +182,7 @@ async def opened_app(
             figures=Figures(local.database, SystemClock()),
             effects=EffectBook(local.database, SystemClock()),
             approvals=ApprovalStore(local.database),
+            state=local.store,
             settings=given,
             version="9.9.9",
             process="test",

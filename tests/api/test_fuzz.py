@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -40,10 +41,25 @@ _CHAT = st.fixed_dictionaries(
         "stream_options": _VALUES,
         "response_format": _VALUES,
         "tools": _VALUES,
+        "multitask_strategy": st.sampled_from(["reject", "enqueue"]) | _VALUES,
+        "timeout_seconds": st.floats(0.5, 5) | _VALUES,
     },
 )
 _NATIVE = st.fixed_dictionaries(
-    {}, optional={"content": st.text(max_size=20) | _VALUES, "agent": _VALUES, "metadata": _VALUES}
+    {},
+    optional={
+        "content": st.text(max_size=20) | _VALUES,
+        "agent": _VALUES,
+        "metadata": _VALUES,
+        "multitask_strategy": st.sampled_from(["interrupt", "rollback"]) | _VALUES,
+        "timeout_seconds": st.floats(0.5, 5) | _VALUES,
+    },
+)
+_NAME = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="/?#%\\\0"), min_size=1, max_size=50
+)
+_PLACE = st.tuples(
+    st.sampled_from(["", "/events", "/effects", "/cancel", "/retry", "/effects/{name}/resolve"]), _NAME, _NAME
 )
 
 
@@ -68,6 +84,29 @@ def send(fuzzed: tuple[asyncio.Runner, Api], path: str, content: bytes) -> httpx
             return await client.post(target, content=content, headers=JSON)
 
     return runner.run(post())
+
+
+_STATE = st.fixed_dictionaries(
+    {},
+    optional={
+        "value": _VALUES,
+        "writes": _VALUES
+        | st.lists(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "namespace": st.sampled_from(["a", "", "a/b"]) | _VALUES,
+                    "key": st.sampled_from(["k", ".."]) | _VALUES,
+                    "value": _VALUES,
+                    "expected": st.integers() | _VALUES,
+                    "delete": st.booleans() | _VALUES,
+                },
+            ),
+            max_size=3,
+        ),
+        "checks": _VALUES,
+    },
+)
 
 
 _FEW = settings(
@@ -106,3 +145,64 @@ def test_any_json_to_the_native_routes_is_answered_or_refused(
 @given(content=st.binary(min_size=1, max_size=200), path=st.sampled_from([CHAT, "/v1/conversations"]))
 def test_any_bytes_are_refused(fuzzed: tuple[asyncio.Runner, Api], content: bytes, path: str) -> None:
     check_problem(send(fuzzed, path, content), 400)
+
+
+@pytest.mark.requirement("api.never_500")
+@_FEW
+@given(
+    body=_STATE,
+    namespace=st.text(max_size=5),
+    key=st.text(max_size=5) | st.sampled_from(["k", "k/history", "k/watch"]),
+    method=st.sampled_from(["GET", "PUT", "DELETE"]),
+    match=st.none() | st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=6),
+    transaction=st.booleans(),
+)
+def test_anything_to_the_state_routes_is_answered_or_refused(
+    fuzzed: tuple[asyncio.Runner, Api],
+    body: dict[str, Any],
+    namespace: str,
+    key: str,
+    method: str,
+    match: str | None,
+    transaction: bool,
+) -> None:
+    runner, api = fuzzed
+    path = f"/v1/state/{_quoted(namespace)}/{_quoted(key)}"
+    headers = {**JSON, "Last-Event-ID": "never"} | ({} if match is None else {"If-Match": match})
+
+    async def ask() -> httpx.Response:
+        async with api.client(transport=httpx.ASGITransport(app=api.app)) as client:
+            if transaction:
+                return await client.post("/v1/state/transactions", content=json.dumps(body), headers=headers)
+            return await client.request(method, path, content=json.dumps(body), headers=headers)
+
+    answer = runner.run(ask())
+    if answer.status_code >= 300:
+        assert 400 <= answer.status_code < 500, answer.text
+        check_problem(answer, answer.status_code)
+
+
+def _quoted(text: str) -> str:
+    return quote(text.encode("utf-8", "surrogatepass"), safe="/")
+
+
+@pytest.mark.requirement("api.never_500")
+@_FEW
+@given(place=_PLACE, method=st.sampled_from(["GET", "POST"]), body=_VALUES, last=st.text(max_size=30))
+def test_any_run_that_is_asked_for_is_refused(
+    fuzzed: tuple[asyncio.Runner, Api], place: tuple[str, str, str], method: str, body: Any, last: str
+) -> None:
+    runner, api = fuzzed
+    below, run, name = place
+
+    async def ask() -> httpx.Response:
+        async with api.client(transport=httpx.ASGITransport(app=api.app)) as client:
+            talk = (await client.post("/v1/conversations")).headers["location"]
+            path = f"{talk}/runs/{quote(run, safe='')}{below.format(name=quote(name, safe=''))}"
+            headers = {**JSON, "Last-Event-ID": last.encode("latin-1", "ignore").replace(b"\n", b"")}
+            content = json.dumps(body) if method == "POST" else None
+            return await client.request(method, path, content=content, headers=headers)
+
+    answer = runner.run(ask())
+    assert 400 <= answer.status_code < 500, answer.text
+    check_problem(answer, answer.status_code)
