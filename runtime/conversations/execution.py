@@ -29,7 +29,7 @@ from admiralty.core.ports import AgentHost, Clock
 from admiralty.core.settings import Settings
 from admiralty.core.values import Caller, Event, Recorded
 from admiralty.runtime.conversations.graph import TurnContext, TurnState, build_graph, recent
-from admiralty.runtime.conversations.live import LiveRun, numbered
+from admiralty.runtime.conversations.live import LiveRun, Repeats, numbered
 from admiralty.runtime.conversations.outcome import (
     answer_of,
     costs_of,
@@ -113,7 +113,7 @@ class Executor:
 
     def _too_late(self, run: Run, started: float) -> dict[str, Any]:
         if run.deadline is not None and run.deadline <= self.clock.now():
-            text = f"The answer was wanted within {run.deadline - run.started_at:g} s of the message."
+            text = "The answer was wanted sooner: the seconds that the request allowed are over."
         else:
             text = f"The turn took longer than its {self._seconds(run, started):g} s."
         return problem(Retryable(text), code="deadline_exceeded", status=504)
@@ -128,7 +128,10 @@ class Executor:
         """Run the graph to its end or to a pause; return the answer, or the visit that waits."""
         run, request = live.run, RunRequest.from_json(live.run.request)
         taken_over = run.fence > 1
-        recorded = await self.store.recorded(run) if taken_over else Recorded()
+        recorded = Recorded()
+        if taken_over:
+            recorded, told = await self.store.recorded(run)
+            live.repeats = Repeats(told)
         context = TurnContext(
             caller=Caller(
                 identity=request.identity,

@@ -8,7 +8,8 @@ at once; the ``message`` at the end has all their text.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,32 @@ Stopper = Callable[[], Awaitable[object]]
 
 Tail = Callable[[int, float | None], AsyncGenerator[Sequence[Event], None]]
 """Yields a run's stored events behind a number, in batches, until it has ended; empty ones when idle."""
+
+
+class Repeats:
+    """What an execution that begins with what is recorded tells again, until it asks a model itself."""
+
+    def __init__(self, told: Iterable[Event]) -> None:
+        self._told = Counter(_sign(event) for event in told)
+        self._over = False
+
+    def has(self, event: Event) -> bool:
+        """Return whether ``event`` was told by an earlier execution."""
+        if event.type == "step" and not event.data.get("replayed"):
+            self._over = True
+        sign = _sign(event)
+        if self._over or sign is None or not self._told[sign]:
+            return False
+        self._told[sign] -= 1
+        return True
+
+
+def _sign(event: Event) -> tuple[Any, ...] | None:
+    """Return by what an event is recognised; ``None`` for those that no execution repeats."""
+    names = {"step": ("agent", "step"), "tool": ("call_id", "status"), "handoff": ("source", "target")}
+    if event.type not in names:
+        return None
+    return (event.type, *(event.data.get(name) for name in names[event.type]))
 
 
 @dataclass(kw_only=True)
@@ -59,6 +86,8 @@ class LiveRun:
     """What has happened and is not stored yet, tokens in between."""
     costs: list[Event] = field(default_factory=list)
     """The ``cost`` events of this execution."""
+    repeats: Repeats | None = None
+    """What earlier executions of the run have told."""
     called: list[Event] = field(default_factory=list)
     """The ``tool`` events of this execution that tell of an end."""
     unsure: int | None = None
@@ -75,7 +104,14 @@ class LiveRun:
         return next((event.seq for event in reversed(self.happened) if event.seq), self.after)
 
     def emit(self, event: Event) -> None:
-        """Something has happened: it is stored soon, and then told to all listeners."""
+        """Something has happened: it is stored soon, and then told to all listeners.
+
+        What an execution repeats of an earlier one, and that one has told, is not told again.
+        """
+        if self.repeats is not None and self.repeats.has(event):
+            if event.type == "tool" and event.data["status"] != "started":
+                self.called.append(event)
+            return
         for watch in self.watchers:
             watch(event)
         if event.type == "cost":

@@ -151,11 +151,13 @@ class ExecutionStore:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    async def recorded(self, run: Run) -> Recorded:
-        """Return what earlier executions of the run have left."""
+    async def recorded(self, run: Run) -> tuple[Recorded, list[Event]]:
+        """Return what earlier executions of the run have left, and which events they have told."""
 
-        def load(connection: Connection) -> Recorded:
-            return Recorded(replies=load_steps(connection, run.id), verdicts=verdicts(connection, run.id))
+        def load(connection: Connection) -> tuple[Recorded, list[Event]]:
+            left = Recorded(replies=load_steps(connection, run.id), verdicts=verdicts(connection, run.id))
+            told = select_events(connection, run.conversation_id, run_id=run.id)
+            return left, [stored.event for stored in told]
 
         return await self._database.read(load)
 
