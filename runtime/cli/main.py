@@ -15,7 +15,7 @@ import typer
 from admiralty.core.errors import AdmiraltyError
 from admiralty.core.settings import EMBEDDED_MODEL, Settings
 from admiralty.core.values import TIERS
-from admiralty.runtime.cli import approvals, budgets, keys, ledger, policy
+from admiralty.runtime.cli import approvals, budgets, keys, ledger, policy, state
 from admiralty.runtime.cli.database import AsJson, Since, Tenant, Until
 from admiralty.runtime.cli.output import console, failure
 
@@ -31,6 +31,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(policy.app, name="policy")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(state.app, name="state")
 app.add_typer(ledger.app, name="ledger")
 
 Home = Annotated[Path | None, typer.Option(help="Folder for everything that is kept. [.admiralty]")]
