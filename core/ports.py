@@ -150,6 +150,7 @@ class Scheduler(Protocol):
 
         What was broken off (cancelled) is paid for: nobody knows how much of it was done. ``outcome`` (JSON)
         is what came of an effect, to be told again instead of doing it again; without one, nobody knows.
+        An empty one says that it was never begun.
         """
         ...
 
