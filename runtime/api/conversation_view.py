@@ -20,8 +20,8 @@ from admiralty.runtime.api.conversation_schema import (
     UsageInfo,
     UsageLineInfo,
 )
-from admiralty.runtime.api.run_view import seconds_of
 from admiralty.runtime.conversations.service import ConversationView
+from admiralty.runtime.durable.describe import seconds_of
 from admiralty.runtime.durable.values import Run
 from admiralty.runtime.ledger.reports import UsageLine
 from admiralty.runtime.storage.conversations import Conversation

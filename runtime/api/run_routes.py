@@ -22,11 +22,12 @@ from admiralty.runtime.api.run_schema import (
     RunDetail,
     RunList,
 )
-from admiralty.runtime.api.run_view import effect_json, run_json
 from admiralty.runtime.api.streams import checked_conversation, checked_run
 from admiralty.runtime.api.wire import json_response
 from admiralty.runtime.approvals import Decider
+from admiralty.runtime.durable.describe import run_json
 from admiralty.runtime.durable.values import OPEN, Run
+from admiralty.runtime.effects.describe import effect_json
 
 TAGS: list[Any] = ["conversations"]
 

@@ -15,7 +15,7 @@ import typer
 from admiralty.core.errors import AdmiraltyError
 from admiralty.core.settings import EMBEDDED_MODEL, Settings
 from admiralty.core.values import TIERS
-from admiralty.runtime.cli import approvals, budgets, keys, ledger, policy, state
+from admiralty.runtime.cli import approvals, budgets, keys, ledger, policy, runs, state
 from admiralty.runtime.cli.database import AsJson, Since, Tenant, Until
 from admiralty.runtime.cli.output import console, failure
 
@@ -31,6 +31,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(policy.app, name="policy")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(runs.app, name="runs")
 app.add_typer(state.app, name="state")
 app.add_typer(ledger.app, name="ledger")
 
@@ -158,6 +159,20 @@ def spend(
         limit=limit,
         as_json=as_json,
     )
+
+
+@app.command()
+def prune(
+    days: Annotated[float | None, typer.Option(min=0.0, help="Remove turns that ended longer ago.")] = None,
+    turns: Annotated[
+        int | None, typer.Option(min=1, help="Keep so many latest turns of each conversation.")
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Remove old turns with their events; what agents remember and the ledger are kept."""
+    from admiralty.runtime.cli.prune import run_prune
+
+    run_prune(home, days=days, turns=turns)
 
 
 @app.command()

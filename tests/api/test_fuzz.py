@@ -201,7 +201,8 @@ def test_any_run_that_is_asked_for_is_refused(
         async with api.client(transport=httpx.ASGITransport(app=api.app)) as client:
             talk = (await client.post("/v1/conversations")).headers["location"]
             path = f"{talk}/runs/{quote(run, safe='')}{below.format(name=quote(name, safe=''))}"
-            headers = {**JSON, "Last-Event-ID": last.encode("latin-1", "ignore").replace(b"\n", b"")}
+            number = last.encode("latin-1", "ignore").replace(b"\n", b"")
+            headers = [(b"content-type", b"application/json"), (b"last-event-id", number)]
             content = json.dumps(body) if method == "POST" else None
             return await client.request(method, path, content=content, headers=headers)
 

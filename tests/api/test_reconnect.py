@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from admiralty.runtime.api.run_schema import EventPage
+from admiralty.runtime.api.run_schema import EventInfo, EventPage
 
 from .conftest import Api, ScriptedProvider, Sent, check_problem, opened_app, read_events, served
 from .test_conversations import begun, waiting_turn
@@ -130,7 +130,8 @@ async def test_events_are_read_as_pages(api: Api) -> None:
         for said in ("my order?", "hello"):
             await client.post(f"{path}/messages", json={"content": said})
         whole = EventPage.model_validate((await client.get(f"{path}/events", headers=PAGE)).json())
-        found, after, more = [], 0, True
+        found: list[EventInfo] = []
+        after, more = 0, True
         while more:
             asked = {"after": after, "limit": 4}
             answer = await client.get(f"{path}/events", params=asked, headers=PAGE)

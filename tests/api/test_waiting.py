@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from admiralty.core.errors import DeadlineExceeded
 from admiralty.runtime.api.conversation_schema import TurnResult, WaitingTurn
 
-from .conftest import CHAT, Api, OpenApi, check_problem, read_events
+from .conftest import CHAT, JSON, Api, OpenApi, check_problem, read_events
 from .refunds import Clerk, Shop, refund_fleet
 from .test_conversations import begun, until_idle, waiting_turn
 from .test_reconnect import numbers, reading, until
@@ -243,9 +243,8 @@ async def test_a_full_process_refuses_at_both_doors_before_it_reads_a_body(open_
     async with open_api(max_live_runs=1) as api, api.client() as client:
         path, other = await begun(client), await begun(client)
         async with waiting_turn(api, client, path):
-            not_json = {"content": b"{", "headers": {"content-type": "application/json"}}
-            native = await client.post(f"{other}/messages", **not_json)
-            openais = await client.post(CHAT, **not_json)
+            native = await client.post(f"{other}/messages", content=b"{", headers=JSON)
+            openais = await client.post(CHAT, content=b"{", headers=JSON)
             looked = await client.get(other)
         after = await client.post(f"{other}/messages", json={"content": "x"}, headers=PAGE)
     for refused in (native, openais):

@@ -1,11 +1,10 @@
-"""Runs and effects as JSON: what the API and the command line show. Pure."""
+"""Runs as JSON: what the API and the command line show. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from admiralty.runtime.durable.values import Run
-from admiralty.runtime.effects import EffectRow
 
 
 def run_json(run: Run, *, operator: bool = False) -> dict[str, Any]:
@@ -38,23 +37,3 @@ def run_json(run: Run, *, operator: bool = False) -> dict[str, Any]:
 def seconds_of(run: Run) -> float | None:
     """Return how long a run took, from its message to its end, once it has ended."""
     return None if run.finished_at is None else round(run.finished_at - run.started_at, 4)
-
-
-def effect_json(row: EffectRow) -> dict[str, Any]:
-    """Return a tool call and what came of it."""
-    return {
-        "object": "effect",
-        "run_id": row.run_id,
-        "call_id": row.call_id,
-        "digest": row.digest,
-        "agent": row.agent,
-        "agent_version": row.agent_version,
-        "tool": row.tool,
-        "effect": row.effect,
-        "arguments": dict(row.arguments),
-        "status": row.status,
-        "result": (row.outcome or {}).get("content"),
-        "resolved_by": row.resolved_by,
-        "begun_at": row.begun_at,
-        "finished_at": row.finished_at,
-    }
