@@ -11,9 +11,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from admiralty.core.errors import ConfigurationError, Conflict, InvalidRequest, VersionConflict
+from admiralty.core.errors import (
+    ConfigurationError,
+    Conflict,
+    DefinitionError,
+    InvalidRequest,
+    VersionConflict,
+)
 from admiralty.core.ports import StateStore
 from admiralty.core.state import (
     NAMESPACE,
@@ -45,7 +51,10 @@ class SharedState:
         return SharedState(self._inner, self._who, namespace)
 
     def typed(self, model: type[M]) -> TypedState[M]:
-        """Return a view whose values are checked to be ``model``: a pydantic model, or any type it knows."""
+        """Return a view whose values are checked to be ``model``: a pydantic model, or any type it knows.
+
+        Raises DefinitionError for a type that it does not know.
+        """
         return TypedState(self, model)
 
     # -- reading ----------------------------------------------------------------------------------
@@ -288,7 +297,11 @@ class TypedState(Generic[M]):
     def __init__(self, state: SharedState, model: type[M]) -> None:
         self._state = state
         self._name = getattr(model, "__name__", str(model))
-        self._adapter: TypeAdapter[M] = TypeAdapter(model)
+        try:
+            self._adapter: TypeAdapter[M] = TypeAdapter(model)
+        except PydanticUserError as error:
+            reason = str(error).partition("\n")[0]
+            raise DefinitionError("typed", model, reason, "Give a model that pydantic can check.") from None
 
     def within(self, namespace: str) -> TypedState[M]:
         """Return the same view of another namespace."""

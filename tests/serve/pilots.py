@@ -26,6 +26,7 @@ async def get_tide(harbour: Literal["north", "south"], ctx: ToolContext) -> dict
     (folder / "asked").touch()
     while await asyncio.to_thread((folder / "closed").exists):  # noqa: ASYNC110 - no event reaches it here
         await asyncio.sleep(0.05)
+    await ctx.state.update("told", lambda number: number + 1, default=0, namespace="tides")
     return {"harbour": harbour, "tide": "3.2 m"}
 
 

@@ -62,6 +62,16 @@ def in_background(up: Up, path: str, text: str) -> Future[list[tuple[str, dict[s
     return future
 
 
+@pytest.mark.requirement("state.context")
+def test_what_an_agents_process_writes_to_shared_state_the_gateway_shows(client: httpx.Client) -> None:
+    before = client.get("/v1/state/tides/told")
+    say(client, begun(client), "ROUTE:tides How high is it?")
+    told = client.get("/v1/state/tides/told").json()
+    assert told["value"] == (before.json()["value"] if before.status_code == 200 else 0) + 1
+    writer = client.get("/v1/state/tides/told/history").json()["data"][0]["writer"]
+    assert (writer["fleet"], writer["agent"]) == ("pilots", "tides")
+
+
 @pytest.mark.requirement("serve.chat")
 def test_chat_completions_come_whole_and_streamed_through_the_ingress(client: httpx.Client) -> None:
     answer = client.post("/v1/chat/completions", json=chat("ROUTE:tides How high is it?"))

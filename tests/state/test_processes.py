@@ -53,7 +53,7 @@ class Writers:
 
     def killed(self, after: int) -> list[int]:
         """Kill all when the first was told so much; return what all of them were told."""
-        outputs = []
+        outputs: list[list[str]] = []
         for process in self.processes:
             assert process.stdout is not None
             outputs.append([process.stdout.readline() for _ in range(after)] if not outputs else [])
