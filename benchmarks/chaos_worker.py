@@ -28,7 +28,6 @@ from admiralty.runtime.ledger.budgets import Budgets
 from admiralty.runtime.ledger.figures import Figures
 from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.local import open_local
-from admiralty.runtime.providers import extractive as _  # noqa: F401 - imported before the fork
 from admiralty.runtime.scheduler.dispatch import Providers, by_account
 from admiralty.runtime.storage.keys import ApiKeys
 from benchmarks.chaos_fleet import CONFIG
@@ -109,9 +108,11 @@ async def _serve(plan: Plan) -> None:
         await uvicorn.Server(config).serve()
 
 
-def _providers(plan: Plan) -> Providers | None:
+def _providers(plan: Plan) -> Providers:
     if plan.fleet != "till":
-        return None
+        from benchmarks.chaos_preload import desk_model  # seconds, if it was not imported before the fork
+
+        return by_account([desk_model])
     data = plan.settings["data"]
     world = World(Path(json.loads((Path(data) / CONFIG).read_text())["world"]))
     return by_account([ScriptedProvider(world=world, token_seconds=plan.token_seconds)])

@@ -22,7 +22,7 @@ LOOK_SECONDS: Final = 0.05
 """Between two looks whether a worker has died."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["benchmarks.chaos_worker"])
+_context.set_forkserver_preload(["benchmarks.chaos_worker", "benchmarks.chaos_preload"])
 
 
 @dataclass(kw_only=True)
