@@ -19,6 +19,7 @@ from admiralty.runtime.state.decide import (
     Version,
     acquired,
     changed,
+    new_slots,
     renewed,
     slots_of,
     unchained,
@@ -45,7 +46,7 @@ class Books:
         lost = self._lost_runs(connection, requests)
         value_slots, lock_slots = slots_of(requests)
         locks = self._locked_locks(connection, lock_slots)
-        values = self._locked_values(connection, value_slots)
+        values = self._locked_values(connection, value_slots, new_slots(requests))
         made: list[Version] = []
         moved: dict[Slot, Held] = {}
         results: list[Result] = []
@@ -102,12 +103,13 @@ class Books:
             for tenant, namespace, key, holder, fence, until in rows
         }
 
-    def _locked_values(self, connection: Connection, slots: set[Slot]) -> dict[Slot, Standing]:
+    def _locked_values(
+        self, connection: Connection, slots: set[Slot], new: set[Slot]
+    ) -> dict[Slot, Standing]:
         if not slots:
             return {}
-        found = sorted(slots)
-        self._sql.make_rows(connection, self._sql.add_values, found)
-        rows = self._sql.run(connection, self._sql.values, self._sql.slots(found))
+        self._sql.make_rows(connection, self._sql.add_values, sorted(new))
+        rows = self._sql.run(connection, self._sql.values, self._sql.slots(sorted(slots)))
         return {
             (tenant, namespace, key): Standing(version=version, deleted=bool(deleted))
             for tenant, namespace, key, version, deleted in rows

@@ -180,6 +180,16 @@ def unchained(transaction: Transaction) -> VersionConflict:
     )
 
 
+def new_slots(requests: Sequence[Transaction | Acquire | Renew]) -> set[Slot]:
+    """Return the values that need not be there for their requests to be carried out."""
+    found: set[Slot] = set()
+    for request in requests:
+        if isinstance(request, Transaction):
+            found |= {change.slot for change in request.changes if not change.expected}
+            found |= {slot for slot, expected in request.checks if not expected}
+    return found
+
+
 def slots_of(requests: Sequence[Transaction | Acquire | Renew]) -> tuple[set[Slot], set[Slot]]:
     """Return the values and the locks that requests concern."""
     values: set[Slot] = set()

@@ -29,6 +29,10 @@ CALLS = frozenset(
 """What may be called from another process."""
 
 
+MAX_NAMES = 100
+"""Names of values in one call: read at once, or of one transaction."""
+
+
 class Primitives(Protocol):
     """The state of one database."""
 

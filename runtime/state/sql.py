@@ -16,11 +16,9 @@ from admiralty.runtime.state.batch import Batches
 from admiralty.runtime.state.books import Books, Request, Result
 from admiralty.runtime.state.decide import Acquire, Change, Claim, Renew, Transaction
 from admiralty.runtime.state.names import checked_name, decode, encode, slot_of, tenant_of
+from admiralty.runtime.state.primitives import MAX_NAMES
 from admiralty.runtime.state.statements import BIGGEST, Row, Statements
 from admiralty.runtime.storage import Database
-
-MAX_WRITES = 100
-"""Of a transaction, writes and checks together; also of a chain, and of names read at once."""
 
 MAX_TOLD = 200
 """Changes that a watcher is told at once."""
@@ -212,8 +210,8 @@ def _lease(seconds: float) -> float:
 
 
 def _check_count(what: str, number: int) -> None:
-    if number > MAX_WRITES:
-        raise InvalidRequest(f"{what}: {number} at once; {MAX_WRITES} are possible.")
+    if number > MAX_NAMES:
+        raise InvalidRequest(f"{what}: {number} at once; {MAX_NAMES} are possible.")
 
 
 def _scope(who: Who, namespace: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from admiralty.core.ids import new_id
 from admiralty.core.ports import Clock
 from admiralty.core.state import Check, Committed, Lock, Merge, StateChange, StateValue, Who, Write
 from admiralty.runtime.state.primitives import Primitives
+from admiralty.runtime.state.reads import Reads
 from admiralty.runtime.state.sql import SqlState
 from admiralty.runtime.state.updates import Updates
 from admiralty.runtime.storage import Database
@@ -30,11 +31,12 @@ class ComposedStateStore:
 
     def __init__(self, state: Primitives) -> None:
         self.primitives = state
-        self._updates = Updates(state)
+        self._reads = Reads(state)
+        self._updates = Updates(state, self._reads)
         self._late: set[asyncio.Task[None]] = set()
 
     async def get_many(self, who: Who, names: Sequence[tuple[str, str]]) -> list[StateValue | None]:
-        return await self.primitives.read(who, names)
+        return await self._reads.read(who, names)
 
     async def find(
         self, who: Who, namespace: str, *, prefix: str = "", after: str = "", limit: int = 100

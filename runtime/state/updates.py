@@ -19,6 +19,7 @@ from admiralty.core.errors import InvalidRequest, VersionConflict
 from admiralty.core.state import Committed, Merge, StateValue, Who, Write
 from admiralty.runtime.state.names import Slot, decode, encode, slot_of
 from admiralty.runtime.state.primitives import Primitives
+from admiralty.runtime.state.reads import Reads
 
 MAX_CHAIN = 64
 """Updates that are written in one go."""
@@ -66,8 +67,9 @@ class _Present:
 class Updates:
     """Updates from one process."""
 
-    def __init__(self, state: Primitives) -> None:
+    def __init__(self, state: Primitives, reads: Reads) -> None:
         self._state = state
+        self._reads = reads
         self._queues: dict[Slot, deque[_Wish]] = {}
         self._leaders: set[asyncio.Task[None]] = set()
 
@@ -115,7 +117,7 @@ class Updates:
                 wish.future.cancel()
 
     async def _read(self, slot: Slot, who: Who) -> _Present:
-        [found] = await self._state.read(who, [slot[1:]])
+        [found] = await self._reads.read(who, [slot[1:]])
         if found is None:
             return _Present(version=0, text=None)
         return _Present(version=found.version, text=encode(found.value))

@@ -29,7 +29,8 @@ WHO: list[Who] = [ANN, CLERK, RIVAL]
 PROCESSES = st.integers(0, 1)
 PEOPLE = st.sampled_from(WHO)
 PLACES = st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["x", "y", "z"]))
-VALUES = st.none() | st.integers() | st.text(max_size=3) | st.lists(st.booleans(), max_size=2)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3)
+VALUES = st.none() | st.integers() | TEXTS | st.lists(st.booleans(), max_size=2)
 GUESSES = st.none() | st.integers(-2, 1)
 """How far from the present version a write's expectation is; ``None``: it has none."""
 
