@@ -73,9 +73,21 @@ class FragileDatabase(Database):
     unheard: Callable[[], bool] = staticmethod(lambda: False)
     """Whether a write is committed, but nobody hears of it."""
 
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._unanswered: list[Future[Any]] = []
+
+    def bury(self) -> None:
+        """Answer again, so that what is left of the process can be put away."""
+        self.silent = False
+        for future in self._unanswered:
+            if not future.done():
+                future.set_exception(Retryable("The process is dead."))
+
     def submit(self, work: Any) -> Future[Any]:
         if self.silent:
-            return Future()
+            self._unanswered.append(Future())
+            return self._unanswered[-1]
         if self.away:
             self.refused += 1
             failed: Future[Any] = Future()
@@ -91,7 +103,8 @@ class FragileDatabase(Database):
 
     async def read(self, work: Any) -> Any:
         if self.silent:
-            await asyncio.Event().wait()
+            self._unanswered.append(Future())
+            return await asyncio.wrap_future(self._unanswered[-1])
         if self.away:
             raise Retryable("The database does not answer: away")
         return await super().read(work)
@@ -263,6 +276,7 @@ async def process(
     and takes over others'; ``holds``: whether its model waits where it is told to.
     """
     async with AsyncExitStack() as stack:
+        owner = owner or new_id("process")
         fleet, clock, model = fleet or desk(), clock or HandClock(), Model(world, holds=holds)
         given = {"run_lease_seconds": 1, "run_retry_seconds": 0} | settings
         configured = Settings.load(
@@ -288,7 +302,7 @@ async def process(
             database=database,
             checkpointer=SqlCheckpointSaver(database),
             clock=clock,
-            owner=owner or new_id("process"),
+            owner=owner,
             settings=configured,
         )
         made = Process(owner=owner, conversations=conversations, database=database, model=model)
@@ -307,7 +321,7 @@ async def _end(process: Process) -> None:
                 task.cancel()
             if not tasks or not (await asyncio.wait(tasks, timeout=0.01))[1]:
                 break
-        process.database.silent = False
+        process.database.bury()
     else:
         await process.conversations.drain(0.0)
 
