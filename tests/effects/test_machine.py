@@ -35,6 +35,7 @@ class Hands:
 
     access: Access
     carried_out: bool = False
+    doubted: bool = False
 
 
 @dataclass
@@ -106,21 +107,24 @@ class Executions(RuleBasedStateMachine):
     def ask(self, name: str, behind: int, recalls: bool) -> None:
         """An execution, perhaps one that has lost the run, is about to make the call."""
         truth, fence = self.truth[name], max(1, self.fence - behind)
-        mine = self.live and fence == self.fence
+        owns = self.live and fence == self.fence
         try:
             known = self.do(self.book.recall(self.access(name, fence))) if recalls else None
             known = known or self.do(self.book.begin(self.access(name, fence)))
         except RunLost:
-            assert not mine
+            assert not owns
             return
-        assert mine
+        assert owns
         if known.state == "unknown":
             # The tool looks where it acts. An execution that may yet act is what it cannot see, so it
             # only says not_done where nobody is left that may.
             if truth.carried_out:
                 self.do(self.book.finish(self.access(name, fence), DONE, by="reconcile"))
                 return
-            if any(hands.access.caller.fence == fence for hands in truth.may_run):
+            mine = [hands for hands in truth.may_run if hands.access.caller.fence == fence]
+            if any(hands.doubted for hands in mine):
+                return  # given up, and may still do it: the tool cannot tell
+            if mine:
                 again = self.do(self.book.begin(self.access(name, fence, resolved="not_done")))
                 assert again.state == "unknown", "this very execution has it in hand"
                 return
@@ -150,6 +154,7 @@ class Executions(RuleBasedStateMachine):
                 self.do(self.book.finish(hands.access, DONE, by="tool"))
             elif says == "doubt":
                 self.do(self.book.doubt(hands.access))
+                hands.doubted = True
             elif says == "nothing" and not hands.carried_out:
                 self.do(self.book.forget(hands.access))
             else:
@@ -208,7 +213,7 @@ def test_no_interleaving_makes_a_call_twice(database_url: str) -> None:
         OnThis.database, OnThis.loop = database, loop
         case = OnThis.TestCase
         case.settings = settings(
-            max_examples=60,
+            max_examples=80,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
