@@ -27,7 +27,17 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from admiralty.core.state import Check, Committed, Lock, Merge, StateChange, StateValue, Who, Write
+from admiralty.core.state import (
+    Check,
+    Committed,
+    Completion,
+    Lock,
+    Merge,
+    StateChange,
+    StateValue,
+    Who,
+    Write,
+)
 from admiralty.core.values import (
     Access,
     CallStatus,
@@ -244,12 +254,18 @@ class StateStore(Protocol):
         ...
 
     async def transact(
-        self, who: Who, writes: Sequence[Write], *, checks: Sequence[Check] = (), locks: Sequence[Lock] = ()
+        self,
+        who: Who,
+        writes: Sequence[Write],
+        *,
+        checks: Sequence[Check] = (),
+        locks: Sequence[Lock] = (),
+        completes: Completion | None = None,
     ) -> Committed:
-        """Make all of the writes or none.
+        """Make all of the writes or none; with them, write down that a tool call of ``who`` is done.
 
         Raises VersionConflict where a value has not the version that its write or check expects, LockLost
-        where one of ``locks`` is not held any more.
+        where one of ``locks`` is not held any more, RunLost where the call is another execution's by now.
         """
         ...
 

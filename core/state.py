@@ -5,7 +5,7 @@ They pass between processes, and pickle.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,19 @@ class Lock:
     """Grows with every acquisition of the lock: who comes with an older one is refused."""
     lease_until: float
     """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """That a tool call is done, to be written down with what it has done: both are kept, or neither."""
+
+    conversation_id: str
+    run_id: str
+    fence: int
+    call_id: str
+    digest: str
+    outcome: Mapping[str, Any]
+    """What the call is answered with (JSON), also if it is made again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

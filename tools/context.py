@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from admiralty.core.ports import Memory
+from admiralty.core.state import Completion
 from admiralty.core.values import ApprovalVerdict, Caller
 from admiralty.tools.state import SharedState, no_state
 
@@ -26,12 +27,19 @@ class EffectHandle(Protocol):
         """
         ...
 
+    def completion(self, result: Any) -> Completion | None:
+        """Return what completes the call in a transaction of shared state: see ``SharedState.transact``."""
+        ...
+
 
 class NotKept:
     """Of a call that no row is kept of: reads, and tools called by themselves in tests."""
 
     def complete(self, connection: Any, result: Any) -> None:
         """Do nothing."""
+
+    def completion(self, result: Any) -> None:
+        """Return that there is nothing to complete."""
 
 
 @dataclass(frozen=True, kw_only=True)

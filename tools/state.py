@@ -9,7 +9,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
@@ -25,6 +25,7 @@ from admiralty.core.state import (
     NAMESPACE,
     Check,
     Committed,
+    Completion,
     Lock,
     Merge,
     StateChange,
@@ -35,6 +36,14 @@ from admiralty.core.state import (
 
 M = TypeVar("M")
 T = TypeVar("T")
+
+
+class Completing(Protocol):
+    """The effect of a tool call, ``ctx.effect``."""
+
+    def completion(self, result: Any) -> Completion | None:
+        """Return what says that the call is done, with what it returns."""
+        ...
 
 
 class SharedState:
@@ -160,18 +169,26 @@ class SharedState:
         return await self._write(key, lock, namespace, delete=True, expected=expected)
 
     async def transact(
-        self, work: Callable[[Transaction], Awaitable[T]], *, attempts: int = 10, locks: Sequence[Lock] = ()
+        self,
+        work: Callable[[Transaction], Awaitable[T]],
+        *,
+        attempts: int = 10,
+        locks: Sequence[Lock] = (),
+        effect: Completing | None = None,
     ) -> T:
         """Read and write several values as one: all is written or nothing, from what was read or not at all.
 
         ``work`` is run again where somebody has changed meanwhile what it has read, so it does nothing
         besides. Returns what it returns. Raises VersionConflict after so many attempts.
+
+        A tool with ``reconcile=OUTBOX`` gives its ``ctx.effect``, and returns what this returns: then it is
+        written down with the values that the call is done, and it is never made twice.
         """
         for left in reversed(range(attempts)):
             transaction = Transaction(self)
             result = await work(transaction)
             try:
-                await transaction.commit(locks)
+                await transaction.commit(locks, None if effect is None else effect.completion(result))
             except VersionConflict:
                 if not left:
                     raise
@@ -180,10 +197,17 @@ class SharedState:
         raise InvalidRequest(f"attempts = {attempts!r}: at least 1.")
 
     async def commit(
-        self, writes: Sequence[Write], *, checks: Sequence[Check] = (), locks: Sequence[Lock] = ()
+        self,
+        writes: Sequence[Write],
+        *,
+        checks: Sequence[Check] = (),
+        locks: Sequence[Lock] = (),
+        completes: Completion | None = None,
     ) -> Committed:
-        """Make writes of known versions, all or none. Raises VersionConflict, LockLost."""
-        return await self._store.transact(self._who(), writes, checks=checks, locks=locks)
+        """Make writes of known versions, all or none. Raises VersionConflict, LockLost, RunLost."""
+        return await self._store.transact(
+            self._who(), writes, checks=checks, locks=locks, completes=completes
+        )
 
     # -- locks ------------------------------------------------------------------------------------
 
@@ -260,8 +284,8 @@ class Transaction:
         name = (self._state._place(namespace), key)
         self._writes[name] = Write(namespace=name[0], key=key, delete=True)
 
-    async def commit(self, locks: Sequence[Lock]) -> None:
-        """Write, if all that was read is as it was. Raises VersionConflict, LockLost."""
+    async def commit(self, locks: Sequence[Lock], completes: Completion | None) -> None:
+        """Write, if all that was read is as it was. Raises VersionConflict, LockLost, RunLost."""
         writes = [
             Write(
                 namespace=write.namespace,
@@ -277,8 +301,8 @@ class Transaction:
             for (namespace, key), version in self._read.items()
             if (namespace, key) not in self._writes
         ]
-        if writes or checks:
-            await self._state.commit(writes, checks=checks, locks=locks)
+        if writes or checks or completes:
+            await self._state.commit(writes, checks=checks, locks=locks, completes=completes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

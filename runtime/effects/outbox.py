@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from admiralty.core.errors import ConfigurationError, RunLost
 from admiralty.core.ports import Clock
+from admiralty.core.state import Completion
 from admiralty.core.values import Caller, EffectCall
 from admiralty.runtime.effects.values import key_of, plain
 
@@ -34,17 +35,33 @@ class OutboxEffect:
         outcome_of: Callable[[Any], Mapping[str, Any]],
     ) -> None:
         """``outcome_of`` makes of what the tool returns what is kept."""
-        self._run = caller.run_id
-        key = key_of(caller, call)
-        self._where = (key["conversation"], key["run"], key["call"], key["of"], caller.fence)
+        self._key = key_of(caller, call)
+        self._fence = caller.fence
         self._clock = clock
         self._outcome_of = outcome_of
 
     def complete(self, connection: Any, result: Any) -> None:
-        outcome = json.dumps(plain(self._outcome_of(result)))
-        values = (outcome, self._clock.now(), *self._where)
-        if _execute(connection, values) != 1:
-            raise RunLost(f"A call of run {self._run} is another execution's by now: roll back what it did.")
+        complete(connection, self.completion(result), self._clock.now())
+
+    def completion(self, result: Any) -> Completion:
+        return Completion(
+            conversation_id=self._key["conversation"],
+            run_id=self._key["run"],
+            call_id=self._key["call"],
+            digest=self._key["of"],
+            fence=self._fence,
+            outcome=plain(self._outcome_of(result)),
+        )
+
+
+def complete(connection: Any, done: Completion, now: float) -> None:
+    """Write down in the connection's transaction that a call is done.
+
+    Raises RunLost if it is another execution's by now, ConfigurationError for a connection that will not do.
+    """
+    where = (done.conversation_id, done.run_id, done.call_id, done.digest, done.fence)
+    if _execute(connection, (json.dumps(done.outcome), now, *where)) != 1:
+        raise RunLost(f"A call of run {done.run_id} is another execution's by now: roll back what it did.")
 
 
 def _execute(connection: Any, values: tuple[Any, ...]) -> int:

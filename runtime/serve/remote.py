@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from admiralty.core.errors import AdmiraltyError, LimitExceeded, RateLimited, Retryable, RunInterrupted
 from admiralty.core.ports import AnswerStream, Vectors, VisitStream
-from admiralty.core.state import Check, Committed, Lock, StateChange, StateValue, Who, Write
+from admiralty.core.state import Check, Committed, Completion, Lock, StateChange, StateValue, Who, Write
 from admiralty.core.values import Access, CallStatus, Grant, ModelCall, ModelReply, Passage, Visit
 
 T = TypeVar("T")
@@ -130,9 +130,14 @@ class RemoteState:
         return cast("list[StateValue]", await self._call("find", who, namespace, prefix, after, limit))
 
     async def transact(
-        self, who: Who, writes: Sequence[Write], checks: Sequence[Check], locks: Sequence[Lock]
+        self,
+        who: Who,
+        writes: Sequence[Write],
+        checks: Sequence[Check],
+        locks: Sequence[Lock],
+        completes: Completion | None,
     ) -> Committed:
-        done = await self._call("transact", who, list(writes), list(checks), list(locks))
+        done = await self._call("transact", who, list(writes), list(checks), list(locks), completes)
         return cast("Committed", done)
 
     async def chain(self, writes: Sequence[tuple[Who, Write]]) -> list[Committed | AdmiraltyError]:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from admiralty.core.errors import AdmiraltyError, RunLost
 from admiralty.core.state import Committed, Lock, Who, Writer
 from admiralty.core.values import Caller
+from admiralty.runtime.effects.outbox import complete
 from admiralty.runtime.state.decide import (
     Acquire,
     Held,
@@ -58,6 +59,8 @@ class Books:
                     if request.chained and results and isinstance(results[-1], AdmiraltyError):
                         raise unchained(request)
                     versions = changed(request, values, locks)
+                    if request.completes is not None:
+                        complete(connection, request.completes, now)
                     for version in versions:
                         if version is not None:
                             made.append(version)

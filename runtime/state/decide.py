@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from admiralty.core.errors import Locked, LockLost, VersionConflict
-from admiralty.core.state import Who
+from admiralty.core.state import Completion, Who
 from admiralty.runtime.state.names import Slot
 
 
@@ -61,6 +61,7 @@ class Transaction:
     changes: tuple[Change, ...]
     checks: tuple[tuple[Slot, int], ...] = ()
     claims: tuple[Claim, ...] = ()
+    completes: Completion | None = None
     chained: bool = False
     """Whether it was made from what the request before it makes, and is nothing without that."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from admiralty.core.errors import AdmiraltyError, InvalidRequest
-from admiralty.core.state import Check, Committed, Lock, StateChange, StateValue, Who, Write
+from admiralty.core.state import Check, Committed, Completion, Lock, StateChange, StateValue, Who, Write
 
 CALLS = frozenset(
     {
@@ -45,9 +45,14 @@ class Primitives(Protocol):
         ...
 
     async def transact(
-        self, who: Who, writes: Sequence[Write], checks: Sequence[Check], locks: Sequence[Lock]
+        self,
+        who: Who,
+        writes: Sequence[Write],
+        checks: Sequence[Check],
+        locks: Sequence[Lock],
+        completes: Completion | None,
     ) -> Committed:
-        """Make all writes or none."""
+        """Make all writes or none, and complete a tool call with them."""
         ...
 
     async def chain(self, writes: Sequence[tuple[Who, Write]]) -> list[Committed | AdmiraltyError]:

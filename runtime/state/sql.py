@@ -5,13 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
 
 from admiralty.core.errors import AdmiraltyError, InvalidRequest
 from admiralty.core.ports import Clock
-from admiralty.core.state import Check, Committed, Lock, StateChange, StateValue, Who, Write, Writer
+from admiralty.core.state import (
+    Check,
+    Committed,
+    Completion,
+    Lock,
+    StateChange,
+    StateValue,
+    Who,
+    Write,
+    Writer,
+)
+from admiralty.core.values import Caller
 from admiralty.runtime.state.batch import Batches
 from admiralty.runtime.state.books import Books, Request, Result
 from admiralty.runtime.state.decide import Acquire, Change, Claim, Renew, Transaction
@@ -105,9 +117,14 @@ class SqlState:
     # -- writing ----------------------------------------------------------------------------------
 
     async def transact(
-        self, who: Who, writes: Sequence[Write], checks: Sequence[Check], locks: Sequence[Lock]
+        self,
+        who: Who,
+        writes: Sequence[Write],
+        checks: Sequence[Check],
+        locks: Sequence[Lock],
+        completes: Completion | None,
     ) -> Committed:
-        transaction = _transaction(who, writes, checks, locks)
+        transaction = replace(_transaction(who, writes, checks, locks), completes=_completion(who, completes))
         committed: Committed = await self._one(transaction)
         self._wake({change.slot[:2] for change in transaction.changes})
         return committed
@@ -185,6 +202,20 @@ def _transaction(
     return Transaction(
         who=who, changes=changes, checks=read, claims=tuple(_claim(who, lock) for lock in locks)
     )
+
+
+def _completion(who: Who, completion: Completion | None) -> Completion | None:
+    """Return what is to be completed. Raises InvalidRequest for a call that is not the caller's own."""
+    if completion is None:
+        return None
+    own = isinstance(who, Caller) and (who.conversation_id, who.run_id, who.fence) == (
+        completion.conversation_id,
+        completion.run_id,
+        completion.fence,
+    )
+    if not own:
+        raise InvalidRequest("completes: this is no call of the caller's own run.")
+    return completion
 
 
 def _write_of(who: Who, write: Write) -> Change:

@@ -12,7 +12,17 @@ from admiralty.core.clock import SystemClock
 from admiralty.core.errors import AdmiraltyError, InvalidRequest, Locked, LockLost
 from admiralty.core.ids import new_id
 from admiralty.core.ports import Clock
-from admiralty.core.state import Check, Committed, Lock, Merge, StateChange, StateValue, Who, Write
+from admiralty.core.state import (
+    Check,
+    Committed,
+    Completion,
+    Lock,
+    Merge,
+    StateChange,
+    StateValue,
+    Who,
+    Write,
+)
 from admiralty.runtime.state.primitives import Primitives
 from admiralty.runtime.state.reads import Reads
 from admiralty.runtime.state.sql import SqlState
@@ -44,9 +54,15 @@ class ComposedStateStore:
         return await self.primitives.find(who, namespace, prefix, after, limit)
 
     async def transact(
-        self, who: Who, writes: Sequence[Write], *, checks: Sequence[Check] = (), locks: Sequence[Lock] = ()
+        self,
+        who: Who,
+        writes: Sequence[Write],
+        *,
+        checks: Sequence[Check] = (),
+        locks: Sequence[Lock] = (),
+        completes: Completion | None = None,
     ) -> Committed:
-        return await self.primitives.transact(who, writes, checks, locks)
+        return await self.primitives.transact(who, writes, checks, locks, completes)
 
     async def update(
         self, who: Who, namespace: str, key: str, merge: Merge, *, default: Any = None, attempts: int = 50

@@ -589,7 +589,7 @@ async def test_a_lease_is_a_time_of_at_most_a_day(state: SharedState) -> None:
 
 @pytest.mark.requirement("state.zombies")
 async def test_a_run_that_was_taken_over_writes_nothing_and_its_neighbours_do(world: World) -> None:
-    await _put_run(world.database, fence=2)
+    await put_run(world.database, fence=2)
     zombie = world.state(dataclasses.replace(CLERK, fence=1))
     present = world.state(dataclasses.replace(CLERK, fence=2))
     works: list[Any] = []
@@ -606,7 +606,7 @@ async def test_a_run_that_was_taken_over_writes_nothing_and_its_neighbours_do(wo
     assert [one.key for one in await present.find()] == ["k"]
 
 
-async def _put_run(database: Database, fence: int) -> None:
+async def put_run(database: Database, fence: int) -> None:
     def work(connection: sa.Connection) -> None:
         connection.execute(
             conversations.insert().values(
