@@ -14,8 +14,11 @@ from typing import Any, Final
 
 import httpx
 
-TIMEOUT: Final = httpx.Timeout(10.0, connect=2.0, read=4.0)
-"""Workers send a comment each second: after four of silence one is taken for dead."""
+TIMEOUT: Final = httpx.Timeout(10.0, connect=2.0, read=3.0)
+"""Workers send a comment each second: after three of silence one is taken for dead."""
+
+PARKED: Final = ("effect_unknown", "run_parked")
+"""Codes of errors that are not the end: a person must help."""
 
 LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 
@@ -65,6 +68,7 @@ class Client:
         """``patience``: seconds after which a turn counts as lost."""
         self._http = http
         self._urls = urls
+        self.key = key
         self._headers = {"Authorization": f"Bearer {key}"}
         self._patience = patience
         self._say = say
@@ -189,8 +193,8 @@ class Client:
             return
         path = f"/v1/conversations/{turn.conversation}/runs/{turn.run}"
         run = await self.call("GET", path)
+        turn.parked |= data.get("code") in PARKED
         while run["status"] == "parked":  # a person will look
-            turn.parked = True
             await asyncio.sleep(0.3)
             run = await self.call("GET", path)
         if run["status"] in ("failed", "cancelled"):

@@ -93,12 +93,7 @@ def till_jobs(scene: Scene, conversations: int, turns: int = 2) -> list[Callable
 
         await asyncio.gather(*(late(place) for place in range(2 + number % 3)))
 
-    return [
-        (lambda number=number: talk_twice(number))
-        if number % 20 == 7
-        else (lambda number=number: talk(number))
-        for number in range(conversations)
-    ]
+    return [partial(talk_twice if number % 20 == 7 else talk, number) for number in range(conversations)]
 
 
 def support_jobs(scene: Scene, conversations: int) -> list[Callable[[], Awaitable[object]]]:
