@@ -130,7 +130,7 @@ def remembered(
 ) -> list[BaseMessage]:
     """Return what later turns are told of a run that has no answer, as far as ``known`` does not say it.
 
-    ``effects``: status and outcome of the calls that change something, by call id.
+    ``effects``: status and outcome of its tool calls, by call id.
     """
     ids = {message.id for message in known}
     answered = {message.tool_call_id for message in known if isinstance(message, ToolMessage)}

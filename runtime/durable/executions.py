@@ -36,7 +36,7 @@ from admiralty.runtime.storage.checkpoints import prune_thread
 from admiralty.runtime.storage.database import Database
 from admiralty.runtime.storage.events import append_events, select_events
 from admiralty.runtime.storage.fences import check_fence
-from admiralty.runtime.storage.tables import effects, runs
+from admiralty.runtime.storage.tables import effects, events, runs
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Ending:
 
 
 Remains = tuple[Run, Mapping[str, JournalEntry], Mapping[str, tuple[str, Mapping[str, Any] | None]]]
-"""A run, the models' replies that it was given, and status and outcome of its effects by call id."""
+"""A run, the models' replies that it was given, and status and outcome of its tool calls by id."""
 
 
 class ExecutionStore:
@@ -170,9 +170,7 @@ class ExecutionStore:
             for row in connection.execute(_BEFORE, named):
                 if row.status == "done":
                     break
-                changing = connection.execute(_EFFECTS, {"run": row.id})
-                known = {effect.call_id: (effect.status, effect.outcome) for effect in changing}
-                found.append((run_of(row), load_steps(connection, row.id), known))
+                found.append((run_of(row), load_steps(connection, row.id), _came_of(connection, row)))
             return found[::-1]
 
         return await self._database.read(load)
@@ -331,6 +329,7 @@ class ExecutionStore:
             "attempts": failures,
             "error": error,
             "owner": "",
+            "cancel": None,
             "available_at": now + pause,
             "finished_at": None if error is None else now,
         }
@@ -350,6 +349,18 @@ class ExecutionStore:
                 if row.status == "done":
                     break
                 delete_steps(connection, row.id)
+
+
+def _came_of(connection: Connection, run: Any) -> dict[str, tuple[str, Mapping[str, Any] | None]]:
+    """Return status and outcome of a run's tool calls by id: those that change nothing told it themselves."""
+    named = {"run": run.id, "conversation": run.conversation_id}
+    came: dict[str, tuple[str, Mapping[str, Any] | None]] = {
+        effect.call_id: (effect.status, effect.outcome) for effect in connection.execute(_EFFECTS, named)
+    }
+    for event in connection.execute(_TOOLS, named):
+        if "result" in event.data:
+            came.setdefault(event.data["call_id"], ("finished", {"content": event.data["result"]}))
+    return came
 
 
 # Statements are made once: making one costs as much as executing it.
@@ -420,6 +431,11 @@ _BEFORE = (
 )
 _EFFECTS = sa.select(effects.c.call_id, effects.c.status, effects.c.outcome).where(
     effects.c.run_id == sa.bindparam("run"), effects.c.effect != "read"
+)
+_TOOLS = sa.select(events.c.data).where(
+    events.c.conversation_id == sa.bindparam("conversation"),
+    events.c.run_id == sa.bindparam("run"),
+    events.c.type == "tool",
 )
 _HELD = (runs.c.id == sa.bindparam("run"), runs.c.fence == sa.bindparam("at"), runs.c.status == "running")
 _GET = sa.select(*_ROW, runs.c.owner, runs.c.lease_until).where(*_HELD)

@@ -362,6 +362,7 @@ _END = (
     .where(runs.c.id == sa.bindparam("run"), runs.c.status.in_(["queued", "waiting"]))
     .values(
         status="cancelled",
+        cancel=None,
         error=sa.bindparam("error_is", type_=runs.c.error.type),
         finished_at=sa.bindparam("now"),
     )

@@ -41,8 +41,11 @@ from admiralty.tools import ToolContext, ask_person, tool
 
 US, THEM = Identity(tenant="us", user="ann"), Identity(tenant="them")
 
-SECONDS = 20.0
+SECONDS = 30.0
 """Longest wait for anything."""
+
+LEASE = 15.0
+"""Seconds after which a run is taken over: no test waits for them, but puts the clock forward."""
 
 ERRORS: dict[str, Callable[[], Exception]] = {
     "retryable": lambda: Retryable("Not now."),
@@ -215,6 +218,11 @@ class Process:
         self.database.silent = True
         await self.conversations._worker.stop()
 
+    async def tick(self) -> None:
+        """Look at once for what is to be renewed, taken over and begun."""
+        await self.conversations._worker._keep()
+        self.conversations.wake()
+
     async def create(self) -> str:
         return (await self.conversations.create(US)).id
 
@@ -278,7 +286,7 @@ async def process(
     async with AsyncExitStack() as stack:
         owner = owner or new_id("process")
         fleet, clock, model = fleet or desk(), clock or HandClock(), Model(world, holds=holds)
-        given = {"run_lease_seconds": 1, "run_retry_seconds": 0} | settings
+        given = {"run_lease_seconds": LEASE, "run_retry_seconds": 0} | settings
         configured = Settings.load(
             home=Path(sa.make_url(url).database or "").parent if url.startswith("sqlite") else Path(),
             embedder="hashing",

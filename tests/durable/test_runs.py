@@ -24,6 +24,7 @@ from admiralty.runtime.storage.conversations import ConversationStore
 from admiralty.runtime.storage.tables import effects, runs, steps
 
 from .processes import (
+    LEASE,
     SECONDS,
     THEM,
     US,
@@ -268,7 +269,8 @@ async def test_a_request_to_cancel_outlives_the_process_that_executes(
         await dead.model.reached("a")
         await dead.hang()
         assert (await other.conversations.cancel(US, talk, live.run.id)).status == "running"
-        clock.ahead += 2
+        clock.ahead += 2 * LEASE
+        await other.tick()
         *_, last = await other.ends(talk, live.run.id)
         assert last.data["code"] == "cancelled"
         assert (await other.run(live.run.id)).attempt == 1  # nobody executed it again
@@ -475,6 +477,7 @@ async def test_a_deadline_holds_for_the_process_that_takes_over_too(database_url
         await dead.model.reached("a")
         await dead.hang()
         clock.ahead += 31
+        await other.tick()
         *_, last = await other.ends(talk, live.run.id)
         assert last.data["code"] == "deadline_exceeded"
         assert "wanted sooner" in last.data["detail"]
@@ -489,7 +492,7 @@ async def test_a_deadline_holds_for_the_process_that_takes_over_too(database_url
 async def test_a_turn_ends_well_and_once_though_the_database_is_away_for_a_while(
     database_url: str, world: World, real: bool
 ) -> None:
-    async with process(database_url, world, real=real, holds=True, run_lease_seconds=30) as one:
+    async with process(database_url, world, real=real, holds=True) as one:
         talk = await one.create()
         live = await one.say(talk, "note a; hold b look c; hold d done")
         for hold in ("b", "d"):

@@ -16,7 +16,7 @@ from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.checkpoints import SqlCheckpointSaver
 from admiralty.runtime.storage.tables import metadata
 
-from .processes import SECONDS, US, HandClock, Process, World, heard, process, rows, types
+from .processes import LEASE, SECONDS, US, HandClock, Process, World, heard, process, rows, types
 
 TABLES = [metadata.tables[name] for name in sorted(metadata.tables)]
 
@@ -52,14 +52,15 @@ async def test_what_a_process_that_died_left_is_finished_by_another_and_nothing_
         live = await dead.say(talk, "look a; note b; hold c look d; note e; done")
         await dead.model.reached("c")
         await dead.hang()
-        clock.ahead += 2
+        clock.ahead += 2 * LEASE
+        await other.tick()
         events = await other.ends(talk, live.run.id)
         assert events[-1].data["message"] == "done"
         run = await other.run(live.run.id)
         assert (run.status, run.fence, run.attempt) == ("done", 2, 2)
         (failure,) = run.attempts
         assert failure["owner"] == dead.owner
-        assert "not heard of for 1 s" in failure["reason"]
+        assert "not heard of for 15 s" in failure["reason"]
         assert world.notes == ["b", "e"]
         assert world.looked == ["a", "d"]
         assert world.asked == ["look a", "note b", "hold c look d", "hold c look d", "note e", "done"]
@@ -82,7 +83,8 @@ async def test_a_process_that_lost_its_run_writes_nothing_any_more(database_url:
         talk = await slow.create()
         live = await slow.say(talk, "look a; hold b note c; done")
         await slow.model.reached("b")
-        clock.ahead += 2
+        clock.ahead += 2 * LEASE
+        await other.tick()
         answered = await other.ends(talk, live.run.id)
         before = await everything(other.database)
         slow.model.release("b")
@@ -108,7 +110,7 @@ async def test_each_write_of_an_execution_that_is_over_is_refused_and_changes_no
         live = await slow.say(talk, "hold b done")
         await slow.model.reached("b")
         late, store = live.run, slow.conversations._executions
-        clock.ahead += 2
+        clock.ahead += 2 * LEASE
         assert await other.conversations._executions.reap() == 1
         if by != "nobody":
             winner = other if by == "another" else slow
@@ -159,7 +161,7 @@ async def test_a_process_that_was_held_up_and_comes_back_in_time_keeps_its_run(
         live = await one.say(talk, "hold a done")
         await one.model.reached("a")
         clock.ahead += 60  # as after a sleep of the whole machine: it renews before it looks for late ones
-        await one.conversations._worker._keep()
+        await one.tick()
         one.model.release("a")
         assert (await heard(live))[-1].type == "done"
         assert (await one.run(live.run.id)).fence == 1
@@ -177,7 +179,7 @@ async def test_a_process_that_takes_its_own_run_again_ends_the_older_execution(
         talk = await one.create()
         first = await one.say(talk, "hold a done")
         await one.model.reached("a")
-        clock.ahead += 2
+        clock.ahead += 2 * LEASE
         assert await other.conversations._executions.reap() == 1
         await one.conversations._worker._look()
         second = one.conversations._live[first.run.id]
@@ -322,7 +324,9 @@ async def test_a_process_that_is_killed_loses_no_turn(database_url: str, world: 
     finally:
         child.kill()
         await asyncio.wait_for(child.wait(), 10)
-    async with process(database_url, world, real=True) as other:
+    clock = HandClock()
+    clock.ahead = 2 * LEASE
+    async with process(database_url, world, real=True, clock=clock) as other:
         events = await other.ends(talk, run_id)
         view = await other.conversations.view(US, talk)
     assert events[-1].data["message"] == "done"
