@@ -118,7 +118,7 @@ class LiveRun:
             self.costs.append(event)
         elif event.type == "tool" and event.data["status"] != "started":
             self.called.append(event)
-        if event.type == "token" and not self.pending:
+        if event.type == "token" and not self.pending and not self._storing:
             self.happened.append(event)
             self._wake()
             return
@@ -153,6 +153,9 @@ class LiveRun:
                 finally:
                     self._storing = False
                 self._written_at, self.unsure = loop.time(), None
+                tokens = next((at for at, event in enumerate(self.pending) if event.type != "token"), None)
+                batch += self.pending[:tokens]  # they came meanwhile, and need no storing
+                del self.pending[:tokens]
                 self.tell(stored, among=batch)
         except RunLost:
             self.stop("lost")
