@@ -192,6 +192,8 @@ class ChunkWriter:
     _costs: list[Event] = field(default_factory=list)
     _segment: list[str] = field(default_factory=list)
     """Text of the model call that is being streamed."""
+    _again: str = ""
+    """What was shown of a model call that is made anew, as the run was taken over."""
     _said: bool = False
     _parted: bool = True
 
@@ -205,7 +207,10 @@ class ChunkWriter:
             yield from self._text(str(event.data["text"]))
         elif event.type == "step":
             self._segment.clear()
-            self._parted = False
+            self._parted, self._again = False, ""
+        elif event.type == "run" and event.data.get("attempt", 1) > 1:
+            self._again = self._again or "".join(self._segment)
+            self._segment.clear()
         elif event.type == "cost":
             self._costs.append(event)
         elif event.type == "done":
@@ -239,6 +244,13 @@ class ChunkWriter:
         if not text:
             return
         self._segment.append(text)
+        if self._again:
+            said = "".join(self._segment)
+            if self._again.startswith(said):
+                return
+            same = said.startswith(self._again)
+            text = said.removeprefix(self._again)
+            self._parted, self._again = same, ""
         if not self._parted and self._said:
             text = f"\n\n{text}"  # a new model call begins a paragraph
         self._parted = self._said = True
