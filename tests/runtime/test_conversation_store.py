@@ -1,4 +1,4 @@
-"""Conversations, runs, events, keys and usage in SQL: their invariants, on both databases."""
+"""Conversations, runs, events and keys in SQL: their invariants, on both databases."""
 
 from __future__ import annotations
 
@@ -11,102 +11,139 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from admiralty.core.errors import Conflict, NotFound
+from admiralty.core.errors import Conflict, NotFound, RunLost
 from admiralty.core.ports import Clock
 from admiralty.core.values import Event, Identity
+from admiralty.runtime.durable.executions import Ending, ExecutionStore
+from admiralty.runtime.durable.runs import RunStore
+from admiralty.runtime.durable.values import Run, RunRequest
 from admiralty.runtime.storage import Database
-from admiralty.runtime.storage.conversations import LEASE_SECONDS, ConversationStore
+from admiralty.runtime.storage.conversations import ConversationStore
 from admiralty.runtime.storage.keys import PREFIX, ApiKeys
 
 OURS, THEIRS = Identity(tenant="ours", user="maya"), Identity(tenant="theirs")
 
+LEASE = 15.0
 
-def token(text: str) -> Event:
+
+def step(text: str) -> Event:
     return Event(type="step", data={"text": text})
 
 
+class Stores:
+    """What a process has of a database."""
+
+    def __init__(self, database: Database, clock: Clock, owner: str = "process-1") -> None:
+        self.conversations = ConversationStore(database, clock=clock)
+        self.runs = RunStore(database, owner=owner, clock=clock, lease=LEASE)
+        self.executions = ExecutionStore(database, owner=owner, clock=clock, lease=LEASE)
+        self.create, self.get = self.conversations.create, self.conversations.get
+        self.events = self.conversations.events
+
+    async def start(
+        self, conversation: str, message: str, *, identity: Identity = OURS, fleet: str = "desk"
+    ) -> Run:
+        request = RunRequest(identity=identity, entry="clerk")
+        run, _ = await self.runs.start(request, conversation, message, fleet=fleet)
+        return run
+
+    async def finish(self, run: Run, *happened: Event, answer: str | None = None) -> list[Event]:
+        return await self.executions.finish(run, Ending(status="done", answer=answer, happened=happened))
+
+
 @pytest.fixture
-def store(database: Database, clock: Clock) -> ConversationStore:
-    return ConversationStore(database, owner="process-1", clock=clock)
+def store(database: Database, clock: Clock) -> Stores:
+    return Stores(database, clock)
 
 
 @pytest.mark.requirement("storage.tenants")
-async def test_a_conversation_exists_for_its_own_tenant_only(store: ConversationStore, clock: Any) -> None:
+async def test_a_conversation_exists_for_its_own_tenant_only(store: Stores, clock: Any) -> None:
     made = await store.create(OURS, "desk", {"channel": "web", "größe": "\u0000 \U0001f600"})
     assert await store.get(OURS, made.id) == made
     assert made.metadata == {"channel": "web", "größe": "\u0000 \U0001f600"}
     for reach in (
         store.get(THEIRS, made.id),
-        store.runs(THEIRS, made.id),
+        store.runs.of_conversation(THEIRS, made.id),
         store.events(THEIRS, made.id),
-        store.start_run(THEIRS, made.id, "hi"),
+        store.start(made.id, "hi", identity=THEIRS),
         store.get(OURS, "conv_nowhere"),
     ):
         with pytest.raises(NotFound):
             await reach
     clock.time += 1
     later = await store.create(OURS, "desk")
-    assert [c.id for c in await store.recent(OURS)] == [later.id, made.id]
-    assert [c.id for c in await store.recent(OURS, limit=1)] == [later.id]
-    assert await store.recent(THEIRS) == []
+    assert [c.id for c in await store.conversations.recent(OURS)] == [later.id, made.id]
+    assert [c.id for c in await store.conversations.recent(OURS, limit=1)] == [later.id]
+    assert await store.conversations.recent(THEIRS) == []
 
 
 @pytest.mark.requirement("storage.runs")
-async def test_a_run_is_stored_from_its_start_to_its_end(store: ConversationStore, clock: Any) -> None:
+async def test_a_run_is_stored_from_its_start_to_its_end(store: Stores, clock: Any) -> None:
     conversation = await store.create(OURS, "desk")
-    run = await store.start_run(OURS, conversation.id, "Where is it?")
+    run = await store.start(conversation.id, "Where is it?")
     assert (run.turn, run.status, run.message) == (1, "running", "Where is it?")
+    (stored,) = await store.runs.of_conversation(OURS, conversation.id)
+    assert RunRequest.from_json(stored.request) == RunRequest(identity=OURS, entry="clerk")
+    assert (stored.fleet, stored.tenant, stored.fence, stored.attempt) == ("desk", "ours", 1, 1)
+    assert len(await store.events(OURS, conversation.id)) == 2
     clock.time += 2
-    await store.finish_run(run, status="done", answer="There.", error=None, happened=[token("a"), token("b")])
-    (stored,) = await store.runs(OURS, conversation.id)
+    assert [event.seq for event in await store.executions.append(run, [step("a"), step("b")])] == [3, 4]
+    assert [event.seq for event in await store.finish(run, step("c"), answer="There.")] == [5]
+    (stored,) = await store.runs.of_conversation(OURS, conversation.id)
     assert (stored.status, stored.answer, stored.finished_at) == ("done", "There.", clock.time)
-    said, *rest = await store.events(OURS, conversation.id)
-    assert said.event == Event(type="message", data={"role": "user", "content": "Where is it?", "turn": 1})
-    assert [(event.seq, event.event) for event in rest] == [(2, token("a")), (3, token("b"))]
-    assert [event.seq for event in await store.events(OURS, conversation.id, after=2)] == [3]
-    assert (await store.start_run(OURS, conversation.id, "Thanks.")).turn == 2
+    said, began, *rest = await store.events(OURS, conversation.id)
+    assert said.event.data == {"role": "user", "content": "Where is it?", "turn": 1}
+    assert (began.event.type, began.event.data["run_id"], began.run_id) == ("run", run.id, run.id)
+    assert [one.event.data["text"] for one in rest] == ["a", "b", "c"]
+    assert [one.seq for one in await store.events(OURS, conversation.id, after=3)] == [4, 5]
+    assert [one.seq for one in await store.events(OURS, conversation.id, after=1, limit=2)] == [2, 3]
+    assert (await store.start(conversation.id, "Thanks.")).turn == 2
     assert (await store.get(OURS, conversation.id)).turns == 2
 
 
 @pytest.mark.requirement("storage.one_live_run")
 async def test_one_run_at_a_time_in_a_conversation_also_from_two_databases(
-    store: ConversationStore, database_url: str, clock: Clock
+    store: Stores, database_url: str, clock: Clock
 ) -> None:
     conversation = await store.create(OURS, "desk")
     second = Database(database_url)
-    other = ConversationStore(second, owner="process-2", clock=clock)
+    other = Stores(second, clock, "process-2")
     outcomes = await asyncio.gather(
-        *(s.start_run(OURS, conversation.id, "hi") for s in [store, other] * 8), return_exceptions=True
+        *(s.start(conversation.id, "hi") for s in [store, other] * 8), return_exceptions=True
     )
     started = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
     assert len(started) == 1
     assert {type(outcome) for outcome in outcomes if isinstance(outcome, BaseException)} == {Conflict}
-    assert len(await store.events(OURS, conversation.id)) == 1
+    assert len(await store.events(OURS, conversation.id)) == 2
     assert (await store.get(OURS, conversation.id)).turns == 1
     await second.close()
 
 
 _RACE = """
 import asyncio, sys
+from admiralty.core.clock import SystemClock
 from admiralty.core.errors import Conflict
 from admiralty.core.values import Event, Identity
+from admiralty.runtime.durable.executions import Ending, ExecutionStore
+from admiralty.runtime.durable.runs import RunStore
+from admiralty.runtime.durable.values import RunRequest
 from admiralty.runtime.storage import Database
-from admiralty.runtime.storage.conversations import ConversationStore
 url, conversation, owner = sys.argv[1:]
-identity = Identity(tenant="ours")
+request = RunRequest(identity=Identity(tenant="ours"), entry="clerk")
 async def main():
     database = Database(url)
-    store = ConversationStore(database, owner=owner)
+    runs = RunStore(database, owner=owner, clock=SystemClock())
+    executions = ExecutionStore(database, owner=owner, clock=SystemClock())
     print("ready", flush=True)
     sys.stdin.readline()
     done = 0
     while done < 5:
         try:
-            run = await store.start_run(identity, conversation, owner)
+            run, _ = await runs.start(request, conversation, owner, fleet="desk")
         except Conflict:
             continue
-        events = [Event(type="step", data={"n": n}) for n in range(3)]
-        await store.finish_run(run, status="done", answer="", error=None, happened=events)
+        events = [Event(type="step", data={"n": n}) for n in range(2)]
+        await executions.finish(run, Ending(status="done", answer="", happened=events))
         done += 1
     await database.close()
 asyncio.run(main())
@@ -115,7 +152,7 @@ asyncio.run(main())
 
 @pytest.mark.requirement("storage.one_live_run", "storage.events")
 async def test_processes_that_contend_for_a_conversation_take_turns_and_number_events_without_gaps(
-    store: ConversationStore, database_url: str
+    store: Stores, database_url: str
 ) -> None:
     conversation = await store.create(OURS, "desk")
     processes = [
@@ -134,7 +171,7 @@ async def test_processes_that_contend_for_a_conversation_take_turns_and_number_e
     with ThreadPoolExecutor(2) as threads:
         errors = list(threads.map(lambda process: process.communicate("go\n", timeout=60)[1], processes))
     assert [process.returncode for process in processes] == [0, 0], errors
-    runs = await store.runs(OURS, conversation.id)
+    runs = await store.runs.of_conversation(OURS, conversation.id)
     assert [run.turn for run in runs] == list(range(1, 11))
     assert {run.message for run in runs} == {"process-0", "process-1"}
     stored = await store.events(OURS, conversation.id)
@@ -144,42 +181,43 @@ async def test_processes_that_contend_for_a_conversation_take_turns_and_number_e
 
 
 @pytest.mark.requirement("storage.leases")
-async def test_a_run_whose_process_died_is_given_up_after_its_lease_and_its_late_end_is_not_stored(
-    store: ConversationStore, database: Database, clock: Any
+async def test_a_run_whose_process_died_is_queued_after_its_lease_and_its_late_end_is_not_stored(
+    store: Stores, database: Database, clock: Any
 ) -> None:
-    conversation = await store.create(OURS, "desk")
-    dead = await store.start_run(OURS, conversation.id, "one")
-    clock.time += LEASE_SECONDS - 1
-    await store.renew([dead.id])
-    clock.time += LEASE_SECONDS - 1
-    survivor = ConversationStore(database, owner="process-2", clock=clock)
-    with pytest.raises(Conflict):
-        await survivor.start_run(OURS, conversation.id, "two")
+    conversation, beside = await store.create(OURS, "desk"), await store.create(OURS, "desk")
+    dead = await store.start(conversation.id, "one")
+    clock.time += LEASE - 1
+    assert await store.executions.renew({dead.id: dead.fence}) == set()
+    clock.time += LEASE - 1
+    survivor = Stores(database, clock, "process-2")
+    alive = await survivor.start(beside.id, "beside")
+    assert await survivor.executions.reap() == 0
     clock.time += 2
-    alive = await survivor.start_run(OURS, conversation.id, "two")
-    assert alive.turn == 2
-    assert not await store.finish_run(
-        dead, status="done", answer="late", error=None, happened=[token("late")]
-    )
-    await store.renew([dead.id])
-    first, second = await survivor.runs(OURS, conversation.id)
-    assert (first.status, first.answer) == ("failed", None)
-    assert first.error is not None
-    assert first.error["code"] == "run_interrupted"
-    assert second.status == "running"
-    assert await survivor.finish_run(alive, status="done", answer="", error=None, happened=[])
-    assert [event.event.data.get("content") for event in await store.events(OURS, conversation.id)] == [
-        "one",
-        "two",
-    ]
+    assert await survivor.executions.reap() == 1
+    assert await survivor.executions.reap() == 0
+    with pytest.raises(Conflict):
+        await survivor.start(conversation.id, "two")  # the first is still to be answered
+    (again,) = await survivor.executions.claim("desk", limit=9)
+    assert (again.id, again.fence) == (dead.id, 2)
+    with pytest.raises(RunLost):
+        await store.finish(dead, step("late"), answer="late")
+    assert await store.executions.renew({dead.id: dead.fence}) == {dead.id}
+    await survivor.finish(again, step("in time"), answer="in time")
+    (run,) = await store.runs.of_conversation(OURS, conversation.id)
+    assert (run.status, run.answer) == ("done", "in time")
+    told = [one.event.data.get("text") for one in await store.events(OURS, conversation.id)]
+    assert told == [None, None, None, "in time"]
+    assert (await store.runs.find(alive.id)).status == "running"
 
 
-async def test_a_run_ends_once(store: ConversationStore) -> None:
+@pytest.mark.requirement("storage.runs")
+async def test_a_run_ends_once(store: Stores) -> None:
     conversation = await store.create(OURS, "desk")
-    run = await store.start_run(OURS, conversation.id, "one")
-    assert await store.finish_run(run, status="cancelled", answer=None, error=None, happened=[token("a")])
-    assert not await store.finish_run(run, status="done", answer="x", error=None, happened=[token("b")])
-    assert len(await store.events(OURS, conversation.id)) == 2
+    run = await store.start(conversation.id, "one")
+    await store.executions.finish(run, Ending(status="cancelled", happened=[step("a")]))
+    with pytest.raises(RunLost):
+        await store.finish(run, step("b"), answer="x")
+    assert len(await store.events(OURS, conversation.id)) == 3
 
 
 # -- keys ------------------------------------------------------------------------------------------
@@ -218,24 +256,9 @@ async def test_a_revoked_or_wrong_key_is_found_no_more(database: Database) -> No
     assert kept.revoked_at is not None
 
 
-@pytest.mark.requirement("storage.leases")
-async def test_a_sweep_gives_up_the_runs_of_dead_processes_and_no_others(
-    store: ConversationStore, clock: Any
-) -> None:
-    first, second = await store.create(OURS, "desk"), await store.create(OURS, "desk")
-    await store.start_run(OURS, first.id, "one")
-    clock.time += LEASE_SECONDS - 1
-    await store.start_run(OURS, second.id, "two")
-    assert await store.give_up_abandoned() == 0
-    clock.time += 2
-    assert await store.give_up_abandoned() == 1
-    assert [run.status for run in await store.runs(OURS, first.id)] == ["failed"]
-    assert [run.status for run in await store.runs(OURS, second.id)] == ["running"]
-
-
 @pytest.mark.requirement("conversations.fleet")
-async def test_a_conversation_is_not_taken_up_by_another_fleet(store: ConversationStore) -> None:
+async def test_a_conversation_is_not_taken_up_by_another_fleet(store: Stores) -> None:
     conversation = await store.create(OURS, "desk")
     with pytest.raises(Conflict, match="belongs to the fleet desk"):
-        await store.start_run(OURS, conversation.id, "one", fleet="harbour")
-    assert await store.runs(OURS, conversation.id) == []
+        await store.start(conversation.id, "one", fleet="harbour")
+    assert await store.runs.of_conversation(OURS, conversation.id) == []
