@@ -130,7 +130,7 @@ def remembered(
 ) -> list[BaseMessage]:
     """Return what later turns are told of a run that has no answer, as far as ``known`` does not say it.
 
-    ``effects``: status and outcome of its tool calls, by call id.
+    ``steps``: in their order. ``effects``: status and outcome of its tool calls, by call id.
     """
     ids = {message.id for message in known}
     answered = {message.tool_call_id for message in known if isinstance(message, ToolMessage)}
@@ -154,9 +154,10 @@ def remembered(
     return told
 
 
-def _position(entry: JournalEntry) -> tuple[int, str]:
+def _position(entry: JournalEntry) -> tuple[int, int]:
+    """Return where a reply stands in its run; those of a graph's visit stay in the order they are in."""
     visit, _, rest = entry.key.partition(".")
-    return int(visit), rest.zfill(8)
+    return int(visit), int(rest) if rest.isdigit() else 0
 
 
 def _answer(told: list[BaseMessage], answered: set[str], call_id: str, content: str) -> None:

@@ -25,8 +25,10 @@ _INSERT = {
     "sqlite": sqlite.insert(steps).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(steps).on_conflict_do_nothing(),
 }
-_SELECT = sa.select(steps.c.key, steps.c.reply, steps.c.session, steps.c.outcomes).where(
-    steps.c.run_id == sa.bindparam("run")
+_SELECT = (
+    sa.select(steps.c.key, steps.c.reply, steps.c.session, steps.c.outcomes)
+    .where(steps.c.run_id == sa.bindparam("run"))
+    .order_by(steps.c.at)
 )
 _DELETE = sa.delete(steps).where(steps.c.run_id == sa.bindparam("run"))
 
@@ -35,7 +37,9 @@ Row = Mapping[str, Any]
 
 def insert_steps(connection: Connection, run_id: str, entries: Sequence[JournalEntry], at: float) -> None:
     """Keep ``entries``; one whose key is there already stays as it is."""
-    insert_rows(connection, [step_row(run_id, entry, at) for entry in entries])
+    # A microsecond apart, so that they come back in their order.
+    rows = [step_row(run_id, entry, at + number * 1e-6) for number, entry in enumerate(entries)]
+    insert_rows(connection, rows)
 
 
 def step_row(run_id: str, entry: JournalEntry, at: float) -> Row:
@@ -57,7 +61,7 @@ def insert_rows(connection: Connection, rows: Sequence[Row]) -> None:
 
 
 def load_steps(connection: Connection, run_id: str) -> dict[str, JournalEntry]:
-    """Return what is kept of a run, by key."""
+    """Return what is kept of a run, by key, in the order in which it came."""
     return {
         row.key: JournalEntry(
             key=row.key,

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from admiralty.agents import Agent, Fleet, inline_prompt
@@ -18,7 +19,21 @@ from admiralty.runtime.conversations.outcome import BROKEN_OFF
 from admiralty.runtime.durable.values import STRATEGIES, Run
 from admiralty.tools import ToolContext, tool
 
-from .processes import LEASE, SECONDS, US, HandClock, Process, World, desk, heard, process, types, until
+from .processes import (
+    LEASE,
+    SECONDS,
+    US,
+    HandClock,
+    Process,
+    World,
+    desk,
+    heard,
+    look,
+    note,
+    process,
+    types,
+    until,
+)
 
 
 @pytest.fixture
@@ -170,6 +185,30 @@ async def test_an_interrupted_turn_is_kept_in_mind_with_what_it_had_done(
 
 
 @pytest.mark.requirement("texting.interrupt")
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+async def test_what_a_graph_had_done_is_told_in_the_order_in_which_it_was(
+    sqlite_url: str, world: World, durability: str
+) -> None:
+    def prebuilt(context: Any) -> Any:
+        return create_agent(context.model, context.tools)
+
+    clerk = Agent("clerk", prompt=inline_prompt("Clerk."), tools=[look, note], graph=prebuilt)
+    fleet = Fleet("desk", agents=[clerk], entry="clerk")
+    async with process(
+        sqlite_url, world, real=True, holds=True, fleet=fleet, durability=durability
+    ) as one:  # fmt: skip
+        talk = await one.create()
+        words = [f"{verb} {n}" for n, verb in enumerate(["look", "note"] * 4)]
+        first = await one.say(talk, "; ".join([*words, "hold c done"]))
+        await one.model.reached("c")
+        await heard(await one.say(talk, "more", strategy="interrupt"))
+        assert (await one.run(first.run.id)).status == "cancelled"
+        results = [text for kind, text in shown(one.model.seen[-1]) if kind == "tool"]
+        assert results == [word.replace("look", "seen").replace("note", "noted") for word in words]
+        check_calls(one.model.seen[-1])
+
+
+@pytest.mark.requirement("texting.interrupt")
 async def test_what_an_agent_before_had_said_is_kept_in_mind_too(database_url: str, world: World) -> None:
     async with process(database_url, world, real=True, holds=True) as one:
         talk = await one.create()
@@ -281,15 +320,15 @@ async def test_a_turn_that_changed_something_is_not_forgotten(
 
 @pytest.mark.requirement("texting.rollback")
 async def test_a_turn_that_is_forgotten_leaves_the_session_as_it_was(sqlite_url: str, world: World) -> None:
-    @tool(effect="read")
-    def look(what: str, ctx: ToolContext) -> str:
+    @tool(effect="read", name="look")
+    def peek(what: str, ctx: ToolContext) -> str:
         """Look, and remember it in the session."""
         before = list(ctx.session.get("seen", []))
         ctx.session["seen"] = [*before, what]
         return f"before: {','.join(before)}"
 
-    other = Agent("other", prompt=inline_prompt("Other."), description="other", tools=[look])
-    clerk = Agent("clerk", prompt=inline_prompt("Clerk."), tools=[look], handoffs=["other"])
+    other = Agent("other", prompt=inline_prompt("Other."), description="other", tools=[peek])
+    clerk = Agent("clerk", prompt=inline_prompt("Clerk."), tools=[peek], handoffs=["other"])
     fleet = Fleet("desk", agents=[clerk, other], entry="clerk")
     async with process(sqlite_url, world, holds=True, fleet=fleet) as one:
         talk = await one.create()
