@@ -181,7 +181,8 @@ def _drain(settings: Settings, places: Folders) -> None:
     with _progress("Draining: no new requests, running turns are finished"):
         left = cluster.drain(places, lambda: _live_runs(settings), seconds=DRAIN_SECONDS)
     if left:
-        console.print(f"[yellow]{left} turns were not finished in {DRAIN_SECONDS:g} s; they are marked.[/]")
+        late = f"{left} turns were not finished in {DRAIN_SECONDS:g} s; the next start goes on with them."
+        console.print(f"[yellow]{late}[/]", soft_wrap=True)
 
 
 def _refuse_second(settings: Settings) -> None:

@@ -33,6 +33,9 @@ POLL_SECONDS, LONG_POLL_SECONDS = 0.25, 1.0
 INGRESS_SECONDS = 30.0
 """How long the ingress may take to route to replicas that are ready."""
 
+LISTENER_SECONDS = 2.0
+"""How long after the last turn has ended requests may still be under way."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpRecord:
@@ -223,16 +226,28 @@ def reachable(host: str) -> str:
 
 
 def drain(places: Folders, live_runs: Callable[[], int], *, seconds: float) -> int:
-    """Take no new requests, wait for the running ones and for running turns; return what is left."""
+    """Take no new requests, wait for the running ones and for running turns; return how many turns are left.
+
+    Whoever only listens, to what waits for a person or to a conversation, would listen for ever: they are
+    cut off once nothing runs any more, and come back later.
+    """
     until = time.monotonic() + seconds
     for path in _admin_sockets(places):
         _haproxy(path, "disable frontend http_frontend")
-    while time.monotonic() < until:
-        left = live_runs() + sum(_in_flight(path) for path in _admin_sockets(places))
-        if not left:
+    idle_since: float | None = None
+    while (now := time.monotonic()) < until:
+        running = live_runs()
+        if not running and not sum(_in_flight(path) for path in _admin_sockets(places)):
             return 0
+        idle_since = None if running else idle_since or now
+        if idle_since is not None and now - idle_since >= LISTENER_SECONDS:
+            break
         time.sleep(0.2)
-    return live_runs()
+    left = live_runs()
+    if not left:  # else their replicas hand the turns on, and say so to their clients
+        for path in _admin_sockets(places):
+            _hang_up(path)
+    return left
 
 
 def shut_down() -> None:
@@ -321,13 +336,24 @@ def _haproxy(path: Path, command: str) -> str:
 
 
 def _in_flight(path: Path) -> int:
+    return sum(int(row.get("scur") or 0) for row in _backends(path) if row["svname"] == "BACKEND")
+
+
+def _hang_up(path: Path) -> None:
+    """End the connections of all clients: replicas then wait for nobody."""
+    for row in _backends(path):
+        if row["svname"] not in ("BACKEND", "FRONTEND"):
+            _haproxy(path, f"shutdown sessions server {row['pxname']}/{row['svname']}")
+
+
+def _backends(path: Path) -> list[dict[str, str]]:
+    """Return HAProxy's figures of the API: of each replica, and of all of them as ``BACKEND``."""
     lines = _haproxy(path, "show stat").splitlines()
     if not lines:
-        return 0
+        return []
     names = lines[0].lstrip("# ").split(",")
     rows = (dict(zip(names, line.split(","), strict=False)) for line in lines[1:])
-    ours = (row for row in rows if row.get("svname") == "BACKEND" and row["pxname"].startswith("http_"))
-    return sum(int(row.get("scur") or 0) for row in ours)
+    return [row for row in rows if row.get("svname") and row["pxname"].startswith("http_")]
 
 
 def _adjust_node() -> None:

@@ -192,6 +192,8 @@ async def _unary(handle: DeploymentHandle, *arguments: Any) -> Any:
     try:
         return await response
     except asyncio.CancelledError:
+        if not _is_cancelled():
+            raise _stopped(handle) from None
         response.cancel()
         raise
     except Exception as error:
@@ -205,7 +207,9 @@ async def _stream(handle: DeploymentHandle, *arguments: Any) -> AsyncGenerator[A
         async for item in response:
             yield item
         finished = True
-    except (asyncio.CancelledError, GeneratorExit):
+    except asyncio.CancelledError:
+        if not _is_cancelled():
+            raise _stopped(handle) from None
         raise
     except Exception as error:
         finished = True
@@ -213,6 +217,22 @@ async def _stream(handle: DeploymentHandle, *arguments: Any) -> AsyncGenerator[A
     finally:
         if not finished:
             response.cancel()
+
+
+def _is_cancelled() -> bool:
+    """Return whether it is this task that was cancelled.
+
+    A handle raises the same where the other side was: its replica is shutting down. Taken for our own, the
+    turn would be lost with it.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _stopped(handle: DeploymentHandle) -> RunInterrupted:
+    return RunInterrupted(
+        f"The replica of {handle.deployment_name} that was working was stopped.", retry_after=1.0
+    )
 
 
 def translate(error: Exception, deployment: str) -> Exception:

@@ -10,6 +10,7 @@ import select
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -158,6 +159,13 @@ class Up:
         """Return the processes of the cluster that runs now."""
         return {pid for pid in descendants(self.pid) if is_alive(pid)}
 
+    def owner(self, conversation_id: str) -> int:
+        """Return the process that executes the conversation's turn."""
+        query = "SELECT owner FROM runs WHERE conversation_id = ? AND status = 'running'"
+        with contextlib.closing(sqlite3.connect(self.home / "admiralty.sqlite3")) as database:
+            [(name,)] = database.execute(query, (conversation_id,)).fetchall()
+        return int(name.rsplit("-", 2)[1])
+
     def replicas(self, deployment: str) -> list[int]:
         return [pid for pid in self.processes() if f"admiralty:{deployment}" in command_line(pid)]
 
@@ -212,6 +220,7 @@ def pilots(
         "ADMIRALTY_MODELS__SMALL": "openai:mock",
         "OPENAI_API_KEY": KEY,
         "ADMIRALTY_PRICES": '{"openai:mock": {"input": "1", "output": "2"}}',
+        "ADMIRALTY_RUN_LEASE_SECONDS": "5",
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
     }

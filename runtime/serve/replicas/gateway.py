@@ -17,19 +17,25 @@ from admiralty.runtime.api import ApiParts, create_app
 from admiralty.runtime.approvals import ApprovalStore
 from admiralty.runtime.composition.conversations import build_conversations, process_name
 from admiralty.runtime.composition.fleet import load_fleet, setup_resources
+from admiralty.runtime.conversations import Conversations
+from admiralty.runtime.effects import EffectBook
 from admiralty.runtime.ledger.budgets import Budgets
 from admiralty.runtime.ledger.figures import Figures
 from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.policy import CedarPolicy, DecisionLog
 from admiralty.runtime.serve.remote import RemoteAgentHost, RemoteMemory, RemoteScheduler
 from admiralty.runtime.serve.replicas import FleetSpec
+from admiralty.runtime.serve.replicas.stopping import POLL_SECONDS, told_to_stop
 from admiralty.runtime.serve.secrets import forget_keys
 from admiralty.runtime.state import SqlStateStore
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.keys import ApiKeys
 
 DRAIN_SECONDS = 20.0
-"""How long a replica that is told to stop waits for the turns that it is executing."""
+"""How long after it was told to stop a replica is killed."""
+
+FINISH_SECONDS = 15.0
+"""How long of that it waits for the turns that it is executing; then it hands them on."""
 
 
 class Gateway:
@@ -58,12 +64,14 @@ class Gateway:
         )
         host = SplitAgentHost([agent.name for agent in inline], local, RemoteAgentHost(agents))
         self._conversations = await build_conversations(fleet, host, database, settings)
+        self._leaving = asyncio.create_task(_leave_in_time(self._conversations))
         self._parts = ApiParts(
             conversations=self._conversations,
             keys=ApiKeys(database),
             reports=Reports(database),
             budgets=Budgets(database, allow_private_webhooks=settings.allow_private_webhooks),
             figures=Figures(database, SystemClock()),
+            effects=EffectBook(database, SystemClock()),
             settings=settings,
             version=importlib.metadata.version("admiralty"),
             process=process_name(),
@@ -81,8 +89,16 @@ class Gateway:
 
     async def __del__(self) -> None:
         """Finish the running turns, which outlive the requests that Serve waits for; Serve awaits this."""
-        await self._conversations.drain(DRAIN_SECONDS)
+        await self._conversations.drain(FINISH_SECONDS)
+        self._leaving.cancel()
         await self._database.close()
+
+
+async def _leave_in_time(conversations: Conversations) -> None:
+    """Drain as soon as this replica is told to stop, so that those who follow turns do not hold it up."""
+    while not told_to_stop():  # noqa: ASYNC110 - Serve has no event for it
+        await asyncio.sleep(POLL_SECONDS)
+    await conversations.drain(FINISH_SECONDS)
 
 
 async def _ready(parts: Mapping[str, Callable[[], Awaitable[bool]]]) -> Mapping[str, bool]:
