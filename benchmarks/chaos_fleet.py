@@ -87,7 +87,7 @@ def _refund_done(mark: str, ctx: ToolContext) -> Reconciled:
     return _look_up("refund", mark, ctx)
 
 
-@tool(effect="write", reconcile=_book_done, price=TOOL_PRICE)
+@tool(effect="write", reconcile=_book_done, price=TOOL_PRICE, timeout=4)
 def book(mark: str, ctx: ToolContext) -> str:
     """Book what a message asks for.
 
@@ -113,7 +113,7 @@ def stamp(mark: str, ctx: ToolContext) -> str:
     return result
 
 
-@tool(effect="irreversible")
+@tool(effect="irreversible", timeout=4)
 def wire(mark: str, ctx: ToolContext) -> str:
     """Wire what a message asks for, to a bank that can be asked nothing.
 
@@ -123,7 +123,7 @@ def wire(mark: str, ctx: ToolContext) -> str:
     return _do("wire", mark, ctx)
 
 
-@tool(effect="write", reconcile=_refund_done, approval="Refunds are for a person to allow.")
+@tool(effect="write", timeout=4, reconcile=_refund_done, approval="Refunds are for a person to allow.")
 def refund(mark: str, ctx: ToolContext) -> str:
     """Refund what a message asks for, once a person has allowed it.
 

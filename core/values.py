@@ -278,6 +278,8 @@ class Grant:
     effect: EffectState = ""
     outcome: Mapping[str, Any] | None = None
     """What came of an effect that is finished, as :meth:`Scheduler.settle` was told."""
+    begun_at: float = 0.0
+    """When an effect whose end is unknown was begun, in seconds since the epoch."""
 
     @property
     def open(self) -> bool:

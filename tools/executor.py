@@ -16,7 +16,7 @@ import inspect
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -203,6 +203,7 @@ async def _run(call: PreparedCall) -> ToolOutcome:
                 result = await asyncio.to_thread(tool.function, **arguments)
         content = to_content(result)
         status = "ok"
+        _make_plain(ctx.session, tool.name)
     except ToolError as error:
         content = f"Error: {error.message}"
     except (ApprovalRequired, RunLost):
@@ -230,6 +231,32 @@ async def _run(call: PreparedCall) -> ToolOutcome:
         unfinished=unfinished,
         refusal=refusal,
     )
+
+
+def _make_plain(session: MutableMapping[str, Any], tool: str) -> None:
+    """Make of ``session`` what another turn, or another process, will read: JSON.
+
+    Otherwise tools would meet another session after a crash than without one.
+    """
+    for key, value in list(session.items()):
+        try:
+            plain = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError, RecursionError):
+            plain = None
+        if (isinstance(key, str) and plain is not None and plain == value) or value is None:
+            continue
+        logger.warning(
+            "tool %s: session[%r] = %.200r is no JSON, and kept as what JSON makes of it", tool, key, value
+        )
+        del session[key]
+        session[str(key)] = _jsonable(value) if plain is None else plain
+
+
+def _jsonable(value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value, default=str), parse_constant=str)
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
 
 
 def to_content(result: Any) -> str:

@@ -78,8 +78,9 @@ class GrantedCalls:
         before, started = snapshot(session), time.monotonic()
         if grant.effect and grant.access.effect is not None:
             call = _with_effect(call, grant.access.effect, before, session)
+        running = self._keep(self._executor.run(call))
         try:
-            outcome = await self._executor.run(call)
+            outcome = await asyncio.shield(running)
             if outcome.unfinished and grant.effect:
                 return await self._given_up(call, grant, outcome, before, session)
         except ApprovalRequired:
@@ -90,10 +91,36 @@ class GrantedCalls:
             await asyncio.shield(self._keep(self._settle(grant, "cancelled", elapsed, None)))
             raise
         except BaseException:  # cancelled, or taken over: nobody knows how far it had come
+            if not running.done() and not call.tool.is_async:
+                # A thread cannot be ended: what comes of it is written down when it comes.
+                self._keep(self._end_late(running, grant, before, session))
+                raise
+            running.cancel()
             self._keep(self._settle(grant, "cancelled", time.monotonic() - started, None))
             raise
         status: CallStatus = "ok" if outcome.ran else "cancelled" if outcome.unfinished else "error"
         return await self._end(grant, outcome, status, before, session)
+
+    async def _end_late(
+        self,
+        running: asyncio.Task[ToolOutcome],
+        grant: Grant,
+        before: Mapping[str, Any],
+        session: Session,
+    ) -> None:
+        """Settle a call that was still at work when its visit was broken off."""
+        started = time.monotonic()
+        try:
+            outcome = await running
+        except Exception:
+            await self._settle(grant, "cancelled", time.monotonic() - started, None)
+            return
+        if outcome.unfinished:
+            await self._settle(grant, "cancelled", outcome.seconds, None)
+            return
+        status: CallStatus = "ok" if outcome.ran else "error"
+        kept = record(outcome, before, session) if grant.effect else None
+        await self._settle(grant, status, outcome.seconds, kept)
 
     async def _given_up(
         self,
@@ -142,6 +169,11 @@ class GrantedCalls:
         call = replace(call, ctx=replace(call.ctx, call_id=effect.call_id))
         before = snapshot(session)
         answer = await self._executor.reconcile(call)
+        if answer.state != "done" and not call.tool.is_async and not call.tool.outbox:
+            grant = await self._until_ended(call, grant)
+            if grant.effect != "unknown":
+                return await self.make(call, grant, session)
+            answer = await self._executor.reconcile(call)
         if answer.state == "done":
             return await self._end(grant, _done(answer, 0.0), "ok", before, session)
         if answer.state == "not_done":
@@ -152,6 +184,18 @@ class GrantedCalls:
             if again.effect == "finished":
                 return restore(again.outcome or {}, session)
         raise _unknown(call, grant)
+
+    async def _until_ended(self, call: PreparedCall, grant: Grant) -> Grant:
+        """Wait as long as another execution's thread may be at work; return what is known of the call then.
+
+        Threads cannot be ended: one may go on where its visit was cancelled, or its process taken for dead.
+        """
+        until, pause = grant.begun_at + call.tool.timeout, 0.05
+        while grant.effect == "unknown" and (left := until - time.time()) > 0:
+            await asyncio.sleep(min(left, pause))
+            pause = min(1.0, 2 * pause)
+            grant = await self.authorize(frozen.replace(grant.access, id=new_id("call")))
+        return grant
 
     # -- settling ----------------------------------------------------------------------------------
 

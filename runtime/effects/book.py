@@ -197,7 +197,7 @@ def _meet(
         return Begun(state="begun", call_id=call.call_id)
     if row.status == "begun" and not in_hand:
         connection.execute(sql.DOUBT_OLDER, named)
-    return Begun(state="unknown", call_id=call.call_id)
+    return Begun(state="unknown", call_id=call.call_id, begun_at=row.begun_at)
 
 
 def _equal(
@@ -213,7 +213,7 @@ def _equal(
         if row.status != "finished":
             # Under its old id, which is the one that the world knows it by.
             connection.execute(sql.DOUBT_OLDER, theirs)
-            return Begun(state="unknown", call_id=row.call_id)
+            return Begun(state="unknown", call_id=row.call_id, begun_at=row.begun_at)
         taken = connection.execute(sql.TAKE, {**theirs, "as_call": named["call"]}).first()
         if taken is not None:
             return Begun(state="finished", outcome=taken.outcome, call_id=call.call_id)

@@ -39,12 +39,16 @@ INSERT = {
     "postgresql": postgresql.insert(effects).on_conflict_do_nothing().returning(effects.c.status),
 }
 # FOR UPDATE, so that two that meet the same row do so one after the other; SQLite leaves it out.
-FIND = sa.select(effects.c.status, effects.c.outcome, effects.c.fence).where(*_THIS).with_for_update()
+FIND = (
+    sa.select(effects.c.status, effects.c.outcome, effects.c.fence, effects.c.begun_at)
+    .where(*_THIS)
+    .with_for_update()
+)
 
 # An equal call that an earlier execution made under another id. Only the same agent's: another may well
 # want the same done once more.
 EQUAL = (
-    sa.select(effects.c.call_id, effects.c.status)
+    sa.select(effects.c.call_id, effects.c.status, effects.c.begun_at)
     .where(
         effects.c.conversation_id == sa.bindparam("conversation"),
         effects.c.run_id == sa.bindparam("run"),

@@ -55,6 +55,8 @@ class Begun:
     call_id: str
     """Under which the call is in the book: another's, where an equal call of an earlier execution may have
     been this one."""
+    begun_at: float = 0.0
+    """Of an ``unknown`` one: when."""
 
 
 def key_of(caller: Caller, call: EffectCall) -> dict[str, str]:
@@ -97,11 +99,11 @@ def row_of(caller: Caller, call: EffectCall, *, tool: str, effect: str, at: floa
 
 
 def plain(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return ``value`` as every database's JSON takes it: infinities and NaN become text."""
+    """Return ``value`` as every database's JSON takes it: infinities, NaN and what is no JSON become text."""
     try:
         json.dumps(value, allow_nan=False)
-    except ValueError:
-        finite: Mapping[str, Any] = json.loads(json.dumps(value), parse_constant=str)
+    except (TypeError, ValueError):
+        finite: Mapping[str, Any] = json.loads(json.dumps(value, default=str), parse_constant=str)
         return finite
     return value
 

@@ -234,7 +234,9 @@ def _known(access: Access, known: Begun, policy: str) -> Grant:
     effect = access.effect
     if effect is not None and effect.call_id != known.call_id:
         access = replace(access, effect=replace(effect, call_id=known.call_id))
-    return Grant(access=access, policy=policy, effect=known.state, outcome=known.outcome)
+    return Grant(
+        access=access, policy=policy, effect=known.state, outcome=known.outcome, begun_at=known.begun_at
+    )
 
 
 def settled_entry(grant: Grant, *, status: CallStatus, seconds: float, at: float) -> Entry:
