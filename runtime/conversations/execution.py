@@ -41,7 +41,7 @@ from admiralty.runtime.conversations.outcome import (
 )
 from admiralty.runtime.durable.executions import Ending, ExecutionStore
 from admiralty.runtime.durable.runs import STOPPED
-from admiralty.runtime.durable.values import Run, RunRequest, RunStatus, run_data
+from admiralty.runtime.durable.values import Run, RunRequest, RunStatus, breaks, run_data
 from admiralty.runtime.ledger.reports import Reports
 from admiralty.runtime.problems import problem
 
@@ -51,6 +51,10 @@ T = TypeVar("T")
 
 LONGEST_PAUSE = 30.0
 """Seconds that a run which broke off waits at most for its next execution."""
+
+
+class _TooLate(Exception):
+    """The turn's own time is over."""
 
 
 @dataclass(kw_only=True)
@@ -92,7 +96,7 @@ class Executor:
             message, paused = await live.turn
         except asyncio.CancelledError:
             await self._stopped(live)
-        except TimeoutError:
+        except _TooLate:
             await self._fail(live, "failed", self._too_late(run, started))
         except RunLost:
             raise
@@ -108,8 +112,13 @@ class Executor:
                 await self._done(live, message, self.clock.now() - started)
 
     async def _turn_in_time(self, live: LiveRun, started: float) -> tuple[AIMessage | None, Any]:
-        async with asyncio.timeout(self._seconds(live.run, started)):
-            return await self._turn(live, started)
+        try:
+            async with asyncio.timeout(self._seconds(live.run, started)) as limit:
+                return await self._turn(live, started)
+        except TimeoutError:
+            if limit.expired():
+                raise _TooLate from None
+            raise  # somebody else's, such as a user's graph
 
     def _too_late(self, run: Run, started: float) -> dict[str, Any]:
         if run.deadline is not None and run.deadline <= self.clock.now():
@@ -145,6 +154,7 @@ class Executor:
             deadline=started + self._seconds(run, started),
             streaming=request.streaming,
             emit=live.emit,
+            flush=live.flush,
             recorded=recorded,
             durability=self.settings.durability,
         )
@@ -154,6 +164,7 @@ class Executor:
             live.emit(Event(type="run", data={**run_data(run), "attempt": run.attempt}))
             given, ended = await self._resumed(run, config)
             if ended is not None:
+                live.called = [one for one in told if one.type == "tool" and one.data["status"] != "started"]
                 return ended, None
         else:
             given = self._given(run, request)
@@ -261,7 +272,7 @@ class Executor:
     async def _break_off(self, live: LiveRun, reason: str) -> None:
         run = live.run
         await self._flush(live)
-        pause = min(LONGEST_PAUSE, self.settings.run_retry_seconds * 2 ** len(run.attempts))
+        pause = min(LONGEST_PAUSE, self.settings.run_retry_seconds * 2 ** breaks(run.attempts))
         await self._persist(lambda: self.store.broke_off(run, reason, pause=pause))
         logger.warning("run %s broke off: %s", run.id, reason)
         live.detach()
@@ -327,7 +338,12 @@ class Executor:
         """Store what is pending; what cannot be is told anew by the next execution."""
         left = await live.settle()
         if happened := numbered(left):
-            stored = await self._persist(lambda: self.store.append(live.run, happened, unsure=live.unsure))
+
+            def append() -> Awaitable[list[Event]]:
+                unsure, live.unsure = live.unsure, live.last_seq  # of a second try, nobody knows
+                return self.store.append(live.run, happened, unsure=unsure)
+
+            stored = await self._persist(append)
             live.unsure = None
             live.tell(stored, among=left)
 

@@ -59,6 +59,8 @@ class TurnContext:
     deadline: float
     streaming: bool
     emit: Emit
+    flush: Callable[[], Awaitable[None]]
+    """Sees to it that what was emitted is stored no later than the checkpoint that follows."""
     recorded: Recorded = field(default_factory=Recorded)
     """What earlier executions of the run have left."""
     durability: Literal["sync", "exit"] = "sync"
@@ -126,6 +128,8 @@ def _node(
             while True:
                 interrupt({"tool": result.pause.tool, "call_id": result.pause.call_id})
         first = {"before": dict(state.get("session", {}))} if state["handoffs"] == 0 else {}
+        if result.handoff is None:  # LangGraph keeps a turn's state at its end
+            await context.flush()
         return Command(
             update={
                 **first,

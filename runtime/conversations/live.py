@@ -128,6 +128,17 @@ class LiveRun:
                 self._written_at = asyncio.get_running_loop().time()
             self._writing = asyncio.create_task(self._write())
 
+    async def flush(self) -> None:
+        """Have what is pending stored before anything that is written from now on; does not wait for it."""
+        if not self.pending or self._storing or self.store is None:
+            return
+        if self._writing is not None:  # it only waits for its time
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
+        self._written_at = 0.0
+        self._writing = asyncio.create_task(self._write())
+        await asyncio.sleep(0)  # from then on it stands in the writer's queue
+
     def tell(self, stored: Sequence[Event], *, among: Sequence[Event] = ()) -> None:
         """Tell of events that are stored, with the tokens that ``among`` has between them."""
         rest = iter(stored)

@@ -30,7 +30,7 @@ from admiralty.runtime.durable.runs import (
     with_status,
 )
 from admiralty.runtime.durable.steps import delete_steps, insert_steps, load_steps
-from admiralty.runtime.durable.values import COLUMNS, Run, RunStatus, Stop, run_data, run_of
+from admiralty.runtime.durable.values import COLUMNS, Run, RunStatus, Stop, breaks, run_data, run_of
 from admiralty.runtime.problems import problem
 from admiralty.runtime.storage.checkpoints import prune_thread
 from admiralty.runtime.storage.database import Database
@@ -316,7 +316,7 @@ class ExecutionStore:
         error: Mapping[str, Any] | None = None
         if row.cancel:
             status, error = "cancelled", stopped_problem(connection, row.id, row.cancel)
-        elif failed and len(failures) >= self._attempts:
+        elif failed and breaks(failures) >= self._attempts:
             text = f"The turn broke off {len(failures)} times, and waits for a person. Last: {reason}"
             status, error = "parked", problem(RunInterrupted(text), code="run_parked")
         if error is not None:

@@ -18,6 +18,7 @@ from admiralty.runtime.approvals import withdraw
 from admiralty.runtime.durable.values import (
     COLUMNS,
     OPEN,
+    RETRIED,
     Run,
     RunRequest,
     RunStatus,
@@ -187,7 +188,7 @@ class RunStore:
     async def stop(self, run_id: str, *, tenant: str | None = None, how: Stop = "cancel") -> Run:
         """Have a run end: at once if nobody executes it, else as soon as its process hears of it.
 
-        A run that has ended stays as it is. Raises NotFound.
+        A parked one is given up for good. A run that has ended stays as it is. Raises NotFound.
         """
         now = self._clock.now()
 
@@ -197,7 +198,7 @@ class RunStore:
             run = _find(connection, run_id, tenant)
             if run.status == "running":
                 connection.execute(_ASK_TO_STOP, {"run": run_id, "how": how})
-            elif run.status in ("queued", "waiting"):
+            elif run.status in ("queued", "waiting", "parked"):
                 end_stopped(connection, run_id, run.conversation_id, how, now)
             return _find(connection, run_id, tenant)
 
@@ -223,7 +224,8 @@ class RunStore:
                 raise Conflict(
                     f"Run {run_id} is of turn {run.turn}, and the conversation has gone on to turn {newest}."
                 )
-            connection.execute(_QUEUE_AGAIN, {"run": run_id, "now": now})
+            by_hand = {"attempt": run.attempt, "owner": by, "at": now, "reason": RETRIED}
+            connection.execute(_QUEUE_AGAIN, {"run": run_id, "now": now, "all": [*run.attempts, by_hand]})
             again = Event(type="run", data={**run_data(run), "status": "queued", "retried_by": by})
             append_events(connection, run.conversation_id, run_id, [again], now)
             return _find(connection, run_id, tenant)
@@ -359,7 +361,7 @@ _ASK_TO_STOP = (
 )
 _END = (
     runs.update()
-    .where(runs.c.id == sa.bindparam("run"), runs.c.status.in_(["queued", "waiting"]))
+    .where(runs.c.id == sa.bindparam("run"), runs.c.status.in_(["queued", "waiting", "parked"]))
     .values(
         status="cancelled",
         cancel=None,
@@ -374,7 +376,7 @@ _QUEUE_AGAIN = (
         status="queued",
         owner="",
         cancel=None,
-        attempts=[],
+        attempts=sa.bindparam("all", type_=runs.c.attempts.type),
         error=None,
         finished_at=None,
         deadline=None,

@@ -24,6 +24,10 @@ Stop = Literal["cancel", "interrupt", "rollback"]
 was done is kept in mind, or forgotten."""
 
 
+RETRIED = "retried by hand"
+"""The reason that stands among a run's attempts where a person had it executed again."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRequest:
     """All that any process needs to execute a run."""
@@ -84,7 +88,7 @@ class Run:
     attempt: int = 1
     """Executions so far, those included that went on after a pause."""
     attempts: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
-    """Why earlier executions broke off: ``{"attempt", "owner", "at", "reason"}``."""
+    """Why earlier executions broke off: ``{"attempt", "owner", "at", "reason"}``; and who retried it."""
     request: Mapping[str, Any] = field(default_factory=dict)
     cancel: Stop | None = None
     deadline: float | None = None
@@ -102,6 +106,14 @@ COLUMNS = tuple(name for name in Run.__dataclass_fields__ if name not in ("follo
 def run_of(row: Any, **known: Any) -> Run:
     """Return the run that a row of ``runs`` is."""
     return Run(**{name: getattr(row, name) for name in COLUMNS}, **known)
+
+
+def breaks(attempts: Sequence[Mapping[str, Any]]) -> int:
+    """Return how often a run broke off since a person last had it executed again."""
+    since = 0
+    for one in attempts:
+        since = 0 if one["reason"] == RETRIED else since + 1
+    return since
 
 
 def run_data(run: Run) -> dict[str, Any]:
