@@ -226,6 +226,29 @@ async def test_what_an_agent_before_had_said_is_kept_in_mind_too(database_url: s
 
 
 @pytest.mark.requirement("texting.interrupt")
+async def test_a_message_does_not_stop_itself_where_its_turn_comes_before_its_sender_hears(
+    sqlite_url: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with process(sqlite_url, world, holds=True) as one:
+        talk = await one.create()
+        first = await one.say(talk, "hold a one")
+        await one.model.reached("a")
+        start = one.conversations.runs.start
+
+        async def slow(*arguments: Any, **options: Any) -> Any:
+            run, began = await start(*arguments, **options)
+            one.model.release("a")
+            await until(lambda: run.id in one.conversations._live)
+            return run, began
+
+        monkeypatch.setattr(one.conversations.runs, "start", slow)
+        second = await one.say(talk, "hold b two", strategy="interrupt")
+        one.model.release("b")
+        assert (await heard(second))[-1].data["message"] == "two"
+        assert types(await heard(first))[-1] in ("done", "error")
+
+
+@pytest.mark.requirement("texting.interrupt")
 async def test_messages_that_never_had_their_turn_are_kept_in_mind(database_url: str, world: World) -> None:
     async with process(database_url, world, holds=True) as one, process(database_url, world) as two:
         talk = await one.create()

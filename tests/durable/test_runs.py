@@ -6,6 +6,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 import pytest
@@ -125,6 +126,32 @@ async def test_a_run_that_pauses_before_its_next_attempt_keeps_those_behind_it_w
     (run,) = await claims.executions.claim("desk", limit=9)
     assert (run.id, run.fence, run.attempt) == (first, 2, 2)
     assert (await claims.runs.find(second)).status == "queued"
+
+
+@pytest.mark.requirement("runs.claim", "texting.interrupt")
+async def test_a_message_interrupts_a_queued_turn_that_is_claimed_at_that_very_moment(
+    postgres_url: str,
+) -> None:
+    database, second = Database(postgres_url), Database(postgres_url)
+    here, there = Claims(database, "here"), Claims(second, "there")
+    (queued,) = await here.queued(1)
+    talk, loop = (await here.runs.find(queued)).conversation_id, asyncio.get_running_loop()
+    taking: list[Future[list[Run]]] = []
+
+    @sa.event.listens_for(database._writing, "after_cursor_execute")
+    def meanwhile(_c: Any, _k: Any, statement: str, _v: Any, _x: Any, _many: bool) -> None:
+        if "UNION ALL" in statement:  # the message has seen what is queued
+            claim = there.executions.claim("desk", limit=5)
+            taking.append(asyncio.run_coroutine_threadsafe(claim, loop))
+            wait(taking, timeout=0.5)
+
+    request = RunRequest(identity=US, entry="clerk")
+    run, _ = await here.runs.start(request, talk, "new", fleet="desk", strategy="interrupt")
+    assert run.status == "running"
+    assert await asyncio.wrap_future(taking[0]) == []
+    assert (await here.runs.find(queued)).status == "cancelled"
+    await second.close()
+    await database.close()
 
 
 @pytest.mark.requirement("runs.claim")
