@@ -168,6 +168,10 @@ async def test_the_user_is_asked_before_the_person_and_the_tool_itself_may_ask(p
     assert (await only.call(visit, "cancel", order="old")).content == "cancelled"
     assert only.gate.asked[-1].context == {"approvals": ["user", "person"]}
     assert only.world.did == ["cancelled old by ann"]
+    changed = {effect_key("call_1", wanted.digest): approved(arguments={"order": "other"})}
+    visit = only.visit(fence, session=dict(before), message="Yes.", turn=2, verdicts=changed)
+    assert (await only.call(visit, "cancel", order="old")).status == "ok", "the user is not asked again"
+    assert only.world.did[-1] == "cancelled other by ann"
     visit = only.visit(fence, session=dict(before), message="Yes.", turn=2)
     await only.call(visit, "cancel", "call_2", order="new")
     assert only.world.did[-1] == "cancelled new by the user"

@@ -225,6 +225,38 @@ async def test_what_was_not_completed_was_not_done_and_is_done_now(
     assert (await heir.row()).fence == 2
 
 
+@pytest.mark.requirement("effects.outbox")
+async def test_a_zombie_completes_nothing_that_another_has_begun(process: Processes, shop: Shop) -> None:
+    handles: list[ToolContext] = []
+
+    @tool(effect="write", reconcile=OUTBOX, timeout=5)
+    async def linger(text: str, ctx: ToolContext) -> str:
+        """Book something, some time."""
+        handles.append(ctx)
+        await asyncio.Event().wait()
+        return text
+
+    async def hold() -> asyncio.Task[Any]:
+        process_of = open_process(process, shop, linger)
+        began = len(handles)
+        visit = process_of.visit(await process_of.take_over())
+        calling = asyncio.create_task(process_of.call(visit, "linger", text="a"))
+        async with asyncio.timeout(5):
+            while len(handles) == began:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
+        return calling
+
+    calling = [await hold(), await hold()]
+    zombie, heir = handles
+    with shop.engine.connect() as connection, pytest.raises(RunLost):
+        zombie.effect.complete(connection, "late")
+    with shop.engine.begin() as connection:
+        heir.effect.complete(connection, "in time")
+    for task in calling:
+        task.cancel()
+    await asyncio.gather(*calling, return_exceptions=True)
+
+
 @pytest.mark.requirement("effects.outbox", "effects.timeout")
 @pytest.mark.parametrize("committed", [True, False])
 async def test_a_tool_that_is_given_up_has_done_what_it_completed(
