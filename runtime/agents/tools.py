@@ -148,8 +148,7 @@ class GovernedTools:
         ctx = replace(call.ctx, approval=verdict)
         if verdict.arguments is None:
             return replace(call, ctx=ctx)
-        # The user's yes was to the call; who may allow it may also change it.
-        ctx = replace(ctx, confirmed=ctx.confirmed or call.tool.confirm)
+        # The user's yes was to the call, and holds: who may allow it may also change it.
         changed = self._executor.prepare(call.tool.name, verdict.arguments, ctx)
         if isinstance(changed, ToolOutcome):
             wrong = changed.content.removeprefix("Error: ")
