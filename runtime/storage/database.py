@@ -39,8 +39,11 @@ Work = Callable[[Connection], T]
 MAX_GROUP = 256
 """Most writes in one commit: bounds how long the first of them waits for the last."""
 
-MAX_DEADLOCKS = 4
-"""How often a write is tried again by itself that PostgreSQL broke off so that others could go on."""
+GROUP_SECONDS, ALONE_SECONDS = 0.05, 2.0
+"""How long a write waits for a lock that another process has: among others, and then once more by itself."""
+
+STOPPED_SECONDS = 10.0
+"""After which PostgreSQL ends a transaction whose process does nothing, so that others get its locks."""
 
 CONNECT_SECONDS = 10
 """How long a PostgreSQL server may take to answer at all."""
@@ -128,27 +131,26 @@ class Database:
 
     def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
         group = [item for item in group if item[1].set_running_or_notify_cancel()]
-        for alone in self._commit_together(group):
-            for _ in range(MAX_DEADLOCKS):  # it holds nothing else now that others could wait for
-                if not self._commit_together([alone]):
-                    break
-            else:
-                alone[1].set_exception(
-                    Retryable("Too many processes write the same at once.", retry_after=1.0)
-                )
+        for work, future in self._commit_together(group):
+            if self._commit_together([(work, future)], patience=ALONE_SECONDS):
+                busy = Retryable("Too many processes write the same at once.", retry_after=1.0)
+                future.set_exception(busy)
 
     def _commit_together(
-        self, group: list[tuple[Work[Any], Future[Any]]]
+        self, group: list[tuple[Work[Any], Future[Any]]], *, patience: float | None = None
     ) -> list[tuple[Work[Any], Future[Any]]]:
-        """Do a group's writes in one transaction; return those that PostgreSQL broke off as deadlocks.
+        """Do a group's writes in one transaction; return those for which others' locks were in the way.
 
         Writes of one group hold their locks until all are committed: two processes whose groups meet the
-        same rows in different orders wait for each other, though each write by itself has a good order.
+        same rows in different orders would wait for each other, though each write by itself has a good
+        order. So none waits for long here. ``patience``: seconds that one waits by itself, holding nothing.
         """
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
-        deadlocked: list[tuple[Work[Any], Future[Any]]] = []
+        later: list[tuple[Work[Any], Future[Any]]] = []
         try:
             with self._writing.connect() as connection, connection.begin() as transaction:
+                if patience is not None:
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{patience:g}s'")
                 for work, future in group:
                     try:
                         # A savepoint costs two statements; a write on its own can do without.
@@ -159,8 +161,8 @@ class Database:
                             raise _first(error) from None
                         if len(group) == 1:
                             transaction.rollback()
-                        if _is_deadlock(error):
-                            deadlocked.append((work, future))
+                        if _is_locked(error):
+                            later.append((work, future))
                             continue
                         failure = _unavailable(error) if isinstance(error, OperationalError) else error
                         outcomes.append((future, None, failure))
@@ -174,7 +176,7 @@ class Database:
                 future.set_result(result)
             else:
                 future.set_exception(problem)
-        return deadlocked
+        return later
 
     def _transaction_is_lost(self, connection: Connection, error: Exception) -> bool:
         """Return whether a write's error has ended the transaction that it shares with its neighbours."""
@@ -271,9 +273,18 @@ def _writing_engine(url: URL) -> Engine:
     By default each is planned anew with its values, which costs more the more rows there are.
     """
     given = url.query.get("options", "")
-    options = f"{given if isinstance(given, str) else ' '.join(given)} -c plan_cache_mode=force_generic_plan"
+    options = (
+        f"{given if isinstance(given, str) else ' '.join(given)} -c plan_cache_mode=force_generic_plan"
+        f" -c lock_timeout={1000 * GROUP_SECONDS:g}"
+        f" -c idle_in_transaction_session_timeout={1000 * STOPPED_SECONDS:g}"
+    )
     return sa.create_engine(
-        url, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args={"options": options.strip()}
+        url,
+        pool_size=1,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={"options": options.strip()},
+        json_serializer=plain_json,
     )
 
 
@@ -295,8 +306,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _is_deadlock(error: Exception) -> bool:
-    return isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", None) == "40P01"
+def _is_locked(error: Exception) -> bool:
+    """Return whether PostgreSQL broke a statement off that waited for a lock: a deadlock, or for too long."""
+    state = getattr(error.orig, "sqlstate", None) if isinstance(error, OperationalError) else None
+    return state in ("40P01", "55P03")
 
 
 def _first(error: Exception) -> Exception:

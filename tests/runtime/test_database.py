@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from sqlalchemy import Connection
 from admiralty.core.errors import ConfigurationError, Retryable
 from admiralty.runtime.storage import Database
 from admiralty.runtime.storage.keys import ApiKeys
-from admiralty.runtime.storage.tables import api_keys, metadata
+from admiralty.runtime.storage.tables import api_keys, conversations, metadata
 
 
 def insert(name: str) -> Callable[[Connection], str]:
@@ -185,6 +186,78 @@ async def test_a_deadlock_between_the_groups_of_two_processes_costs_nobody_a_wri
     assert await here.read(names) == ["a", "b", "c", "d"]
     await here.close()
     await there.close()
+
+
+def touch(name: str) -> Callable[[Connection], int]:
+    return lambda c: c.execute(api_keys.update().where(api_keys.c.id == name).values(hint="x")).rowcount
+
+
+@pytest.mark.requirement("storage.locks")
+async def test_a_row_that_another_process_holds_keeps_only_its_own_writers_waiting(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("admiralty.runtime.storage.database.ALONE_SECONDS", 0.2)
+    here, there = Database(postgres_url), Database(postgres_url)
+    for name in "ab":
+        await here.write(insert(name))
+    gate = Gate()
+
+    def hold(connection: Connection) -> None:
+        touch("a")(connection)
+        gate(connection)
+
+    holding = there.submit(hold)
+    await asyncio.to_thread(gate.reached.wait, 10)
+    held, beside, new = await grouped(here, touch("a"), touch("b"), insert("c"))
+    assert isinstance(held, Retryable)
+    assert held.retry_after
+    assert (beside, isinstance(new, BaseException)) == (1, False)
+    gate.opened.set()
+    await asyncio.wrap_future(holding)
+    assert await here.write(touch("a")) == 1
+    await here.close()
+    await there.close()
+
+
+@pytest.mark.requirement("storage.locks")
+async def test_a_process_that_is_stopped_in_a_write_loses_its_locks_and_the_write(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("admiralty.runtime.storage.database.STOPPED_SECONDS", 0.3)
+    stopped, other = Database(postgres_url), Database(postgres_url)
+    await other.write(insert("a"))
+    gate = Gate()
+
+    def hold(connection: Connection) -> None:
+        connection.execute(api_keys.update().values(hint="late"))
+        gate(connection)
+        connection.execute(api_keys.update().values(hint="later"))
+
+    holding = stopped.submit(hold)
+    await asyncio.to_thread(gate.reached.wait, 10)
+    assert await other.write(touch("a")) == 1
+    gate.opened.set()
+    with pytest.raises(Retryable):
+        await asyncio.wrap_future(holding)
+    assert await other.read(lambda c: c.execute(sa.select(api_keys.c.hint)).scalars().all()) == ["x"]
+    assert await stopped.write(touch("a")) == 1
+    await stopped.close()
+    await other.close()
+
+
+@pytest.mark.requirement("storage.numbers")
+async def test_numbers_that_are_none_are_kept_as_null(database: Database) -> None:
+    given = {"rate": float("nan"), "of": [math.inf, 1.5, {"least": -math.inf}], "fine": 1}
+
+    def add(connection: Connection) -> None:
+        connection.execute(
+            conversations.insert(),
+            {"id": "c", "tenant": "t", "fleet": "f", "metadata": given, "created_at": 0, "updated_at": 0},
+        )
+
+    await database.write(add)
+    kept = await database.read(lambda c: c.execute(sa.select(conversations.c.metadata)).scalar_one())
+    assert kept == {"rate": None, "of": [None, 1.5, {"least": None}], "fine": 1}
 
 
 async def test_everything_works_in_memory_too() -> None:
