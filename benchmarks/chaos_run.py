@@ -93,7 +93,12 @@ class Scene:
         client = self.clients[tenant]
         conversation = await client.open()
         for place, said in enumerate(dialogue(number)):
-            turn = await client.say(conversation, lambda _, said=said: said)  # type: ignore[misc]
+            # A message that may have been heard is said again, and then it may be answered twice, in order.
+            turn = await client.say(
+                conversation,
+                lambda _, said=said: said,  # type: ignore[misc]
+                multitask_strategy="enqueue",
+            )
             wanted: dict[str, Any] = {order_of(number): "once"} if place == 1 and not may_fail else {}
             self.asked.append(Asked(turn=turn, tenant=tenant, effects=wanted, may_fail=may_fail))
 

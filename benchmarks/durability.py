@@ -23,7 +23,10 @@ from rich.table import Table
 from benchmarks.durability_run import Cell, medians, run
 from benchmarks.harness import machine
 
-COLUMNS: Final = ("system", "database", "callers", "turns/s", "p50 ms", "range", "p95 ms", "added", "CPU ms")
+COLUMNS: Final = (
+    *("system", "database", "callers", "turns/s", "p50 ms", "range", "p95 ms"),
+    *("added", "over before", "CPU ms"),
+)
 
 
 def main() -> None:
@@ -48,12 +51,20 @@ def main() -> None:
 
 
 def with_added(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add to each row what its p50 lies above that of `off`; DBOS's turn is all added."""
-    off = {row["callers"]: row["p50_ms"] for row in rows if row["system"] == "off"}
-    return [
-        {**row, "added_ms": row["p50_ms"] - (0 if row["system"].startswith("dbos") else off[row["callers"]])}
-        for row in rows
-    ]
+    """Add to each row what its p50 lies above that of `off`, and of `before` on its database.
+
+    DBOS's turn is nothing but what it adds.
+    """
+    known = {(row["system"], row["database"], row["callers"]): row["p50_ms"] for row in rows}
+    found = []
+    for row in rows:
+        off = known["off", "memory", row["callers"]]
+        before = known.get(("before", row["database"], row["callers"]))
+        ours = not row["system"].startswith("dbos")
+        added = row["p50_ms"] - (off if ours else 0.0)
+        more = row["p50_ms"] - before if ours and before is not None else None
+        found.append({**row, "added_ms": added, "over_before_ms": more})
+    return found
 
 
 def _print(rows: Sequence[dict[str, Any]], console: Console, rounds: int) -> None:
@@ -71,6 +82,7 @@ def _print(rows: Sequence[dict[str, Any]], console: Console, rounds: int) -> Non
             f"{row['lowest_p50_ms']:.1f}-{row['highest_p50_ms']:.1f}",
             f"{row['p95_ms']:.1f}",
             f"{row['added_ms']:+.1f}",
+            "" if row["over_before_ms"] is None else f"{row['over_before_ms']:+.1f}",
             f"{row['cpu_ms']:.1f}",
         )
     console.print(table)
