@@ -21,7 +21,7 @@ from admiralty.core.settings import Settings
 from admiralty.core.values import Event, Identity
 from admiralty.runtime.conversations.execution import Executor
 from admiralty.runtime.conversations.live import LiveRun
-from admiralty.runtime.conversations.tail import tail_conversation, tail_run
+from admiralty.runtime.conversations.tail import Tails
 from admiralty.runtime.conversations.worker import Worker
 from admiralty.runtime.durable.executions import ExecutionStore
 from admiralty.runtime.durable.retention import Retention
@@ -78,6 +78,7 @@ class Conversations:
         self._starting: set[asyncio.Task[LiveRun]] = set()
         self._watchers: list[Callable[[Event], None]] = []
         self._draining = False
+        self._tails = Tails(self._store, self.runs, leaving=lambda: self._draining)
         executions = ExecutionStore(
             database,
             owner=owner,
@@ -208,6 +209,7 @@ class Conversations:
                 if other.run.conversation_id == conversation_id and other.run.turn < run.turn:
                     other.stop(strategy)
         self._worker.wake()
+        self._tails.wake(conversation_id)
         live = self._elsewhere(run, request.identity, after=run.last_event - len(began))
         live.tell(began)
         return live
@@ -226,9 +228,7 @@ class Conversations:
 
         After ``idle`` seconds without news an empty batch comes. Raises NotFound.
         """
-        return tail_conversation(
-            self._store, identity, conversation_id, after, idle, leaving=lambda: self._draining
-        )
+        return self._tails.conversation(identity, conversation_id, after=after, idle=idle)
 
     async def stored(
         self,
@@ -273,6 +273,7 @@ class Conversations:
     async def drain(self, seconds: float) -> None:
         """Take no new turns, wait up to ``seconds`` for the running ones, then hand those on."""
         self._draining = True
+        self._tails.wake_all()
         await self._worker.take_no_more()
         await asyncio.gather(*self._starting, return_exceptions=True)
         running = list(self._live.values())
@@ -291,14 +292,20 @@ class Conversations:
         live = self._elsewhere(run, identity, after=run.last_event - len(began))
         live.detached = False
         live.watchers = self._watchers
-        live.store = lambda happened, unsure: self._executions.append(run, happened, unsure=unsure)
+        live.store = lambda happened, unsure: self._append(run, happened, unsure)
         live.tell(began)
         if before := self._live.get(run.id):  # this process lost the run, has it again, and knows only now
             before.stop("lost")
         self._live[run.id] = live
         live.task = asyncio.create_task(self._executor.execute(live))
         live.task.add_done_callback(lambda _: self._ended(live))
+        self._tails.wake(run.conversation_id)
         return live
+
+    async def _append(self, run: Run, happened: Sequence[Event], unsure: int | None) -> list[Event]:
+        stored = await self._executions.append(run, happened, unsure=unsure)
+        self._tails.wake(run.conversation_id)
+        return stored
 
     def _started(self, starting: asyncio.Task[LiveRun]) -> None:
         self._starting.discard(starting)
@@ -308,22 +315,20 @@ class Conversations:
     def _ended(self, live: LiveRun) -> None:
         if self._live.get(live.run.id) is live:
             del self._live[live.run.id]
+        self._tails.wake(live.run.conversation_id)
         self._worker.wake()
 
     def _elsewhere(self, run: Run, identity: Identity, *, after: int = 0) -> LiveRun:
         """Return a run that is followed through the database."""
 
         def tail(last: int, idle: float | None) -> AsyncGenerator[Sequence[Event], None]:
-            return tail_run(
-                self._store,
-                self.runs,
+            return self._tails.run(
                 identity,
                 run.conversation_id,
                 run.id,
-                last,
-                idle,
+                after=last,
+                idle=idle,
                 here=lambda: self._live.get(run.id),
-                leaving=lambda: self._draining,
             )
 
         return LiveRun(
