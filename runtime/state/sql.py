@@ -27,13 +27,17 @@ from admiralty.core.values import Caller
 from admiralty.runtime.state.batch import Batches
 from admiralty.runtime.state.books import Books, Request, Result
 from admiralty.runtime.state.decide import Acquire, Change, Claim, Renew, Transaction
-from admiralty.runtime.state.names import checked_name, decode, encode, slot_of, tenant_of
+from admiralty.runtime.state.names import Slot, checked_name, decode, encode, slot_of, tenant_of
 from admiralty.runtime.state.primitives import MAX_NAMES
 from admiralty.runtime.state.statements import BIGGEST, Row, Statements
+from admiralty.runtime.state.watching import Versions
 from admiralty.runtime.storage import Database
 
 MAX_TOLD = 200
 """Changes that a watcher is told at once."""
+
+MAX_VERSIONS = 500
+"""Values whose versions one statement tells."""
 
 MAX_LEASE = 86_400.0
 """Seconds for which a lock can be had."""
@@ -48,6 +52,7 @@ class SqlState:
         self._sql = Statements(database.is_sqlite)
         self._books = Books(is_sqlite=database.is_sqlite, history=history)
         self._batches = Batches(database, self._apply)
+        self._versions = Versions(self._versions_of, most=MAX_VERSIONS)
         self._watchers: defaultdict[tuple[str, str], set[asyncio.Event]] = defaultdict(set)
 
     # -- reading ----------------------------------------------------------------------------------
@@ -76,8 +81,15 @@ class SqlState:
         return [_change(row) for row in await self._read(self._sql.history, given | {"before": below})]
 
     async def positions(self, who: Who, namespace: str, key: str | None, prefix: str) -> dict[str, int]:
+        if key is not None:
+            version = await self._versions.of(slot_of(who, namespace, key))
+            return {key: version} if version else {}
         scope = _scope(who, namespace)
         return await self._database.read(lambda connection: self._positions(connection, scope, key, prefix))
+
+    async def _versions_of(self, slots: Sequence[Slot]) -> dict[Slot, int]:
+        rows = await self._read(self._sql.versions, self._sql.slots(slots))
+        return {(tenant, namespace, key): version for tenant, namespace, key, version in rows}
 
     async def changes(
         self, who: Who, namespace: str, key: str | None, prefix: str, known: Mapping[str, int]

@@ -63,6 +63,8 @@ WHERE tenant = :tenant AND namespace = :namespace AND key = :key
  AND version > :after AND version < :before ORDER BY version {order} LIMIT :limit"""
 _POSITION = """SELECT key, version FROM state_values
 WHERE tenant = :tenant AND namespace = :namespace AND key = :key"""
+_VERSIONS = """SELECT tenant, namespace, key, version FROM state_values
+WHERE (tenant, namespace, key) IN {among}"""
 _POSITIONS = """SELECT key, version FROM state_values
 WHERE tenant = :tenant AND namespace = :namespace AND substr(key, 1, length(:prefix)) = :prefix"""
 
@@ -88,6 +90,7 @@ class Statements:
         self.find = self._own(_FIND.format(bytes=bytewise))
         self.history = self._own(_HISTORY.format(order="DESC"))
         self.changes = self._own(_HISTORY.format(order="ASC"))
+        self.versions = self._own(_VERSIONS.format(among=among))
         self.position, self.positions = self._own(_POSITION), self._own(_POSITIONS)
 
     def run(self, connection: Connection, statement: str, given: Mapping[str, Any]) -> Sequence[Row]:

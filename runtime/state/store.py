@@ -27,10 +27,8 @@ from admiralty.runtime.state.primitives import Primitives
 from admiralty.runtime.state.reads import Reads
 from admiralty.runtime.state.sql import SqlState
 from admiralty.runtime.state.updates import Updates
+from admiralty.runtime.state.watching import Watching
 from admiralty.runtime.storage import Database
-
-POLL_SECONDS = 0.15
-"""How often a watcher asks; changes of its own process it is told at once."""
 
 LOCK_SECONDS = 0.1
 """How often a lock that is taken is tried again."""
@@ -43,6 +41,7 @@ class ComposedStateStore:
         self.primitives = state
         self._reads = Reads(state)
         self._updates = Updates(state, self._reads)
+        self._watching = Watching(state)
         self._late: set[asyncio.Task[None]] = set()
 
     async def get_many(self, who: Who, names: Sequence[tuple[str, str]]) -> list[StateValue | None]:
@@ -62,12 +61,17 @@ class ComposedStateStore:
         locks: Sequence[Lock] = (),
         completes: Completion | None = None,
     ) -> Committed:
-        return await self.primitives.transact(who, writes, checks, locks, completes)
+        committed = await self.primitives.transact(who, writes, checks, locks, completes)
+        for write in writes:
+            self._watching.written(who, write.namespace, write.key)
+        return committed
 
     async def update(
         self, who: Who, namespace: str, key: str, merge: Merge, *, default: Any = None, attempts: int = 50
     ) -> StateValue:
-        return await self._updates.update(who, namespace, key, merge, default, attempts)
+        updated = await self._updates.update(who, namespace, key, merge, default, attempts)
+        self._watching.written(who, namespace, key)
+        return updated
 
     async def history(
         self, who: Who, namespace: str, key: str, *, before: int | None = None, limit: int = 100
@@ -90,13 +94,15 @@ class ComposedStateStore:
     async def _follow(
         self, who: Who, namespace: str, key: str | None, prefix: str, known: dict[str, int]
     ) -> AsyncGenerator[StateChange, None]:
-        while True:
-            changes = await self.primitives.changes(who, namespace, key, prefix, known)
-            for change in changes:
-                known[change.key] = change.version
-                yield change
-            if not changes:
-                await self.primitives.until_changed(who, namespace, POLL_SECONDS)
+        with self._watching.following(who, namespace, key, prefix) as news:
+            while True:
+                news.clear()
+                changes = await self.primitives.changes(who, namespace, key, prefix, known)
+                for change in changes:
+                    known[change.key] = change.version
+                    yield change
+                if not changes:
+                    await news.wait()
 
     async def acquire(self, who: Who, namespace: str, key: str, *, lease: float, wait: float = 0.0) -> Lock:
         holder, until = new_id("lock"), time.monotonic() + wait
