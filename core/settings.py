@@ -151,6 +151,8 @@ class Settings(BaseSettings):
     """Turns that one process executes at once; a message beyond is refused with 429."""
     max_queued_runs: Annotated[int, Field(ge=0)] = 16
     """Messages that may wait in one conversation; further ones are refused with 429."""
+    max_listeners: Annotated[int, Field(ge=1)] = 512
+    """Event streams that one process writes at once; one that only follows is refused with 429 beyond."""
     approval_seconds: Annotated[float, Field(gt=0)] = 86_400.0
     """How long a person is waited for where a request does not say it."""
     retention_days: Annotated[float, Field(gt=0)] | None = None

@@ -18,6 +18,7 @@ from admiralty.runtime.api.door import secured_router
 from admiralty.runtime.api.errors import add_error_handlers
 from admiralty.runtime.api.event_routes import add_event_routes
 from admiralty.runtime.api.ledger_routes import add_ledger_routes
+from admiralty.runtime.api.listeners import Listeners
 from admiralty.runtime.api.metrics import HttpMetrics, Measured
 from admiralty.runtime.api.operations import add_health_routes, add_metrics_route
 from admiralty.runtime.api.parts import ApiParts
@@ -79,9 +80,10 @@ def create_app(parts: ApiParts) -> FastAPI:
     secured = secured_router(
         authenticator.identify, parts.settings.max_message_bytes, admit=admit, responses=_PROBLEMS
     )
-    add_chat_routes(secured, parts, catalog)
-    add_conversation_routes(secured, parts)
-    add_event_routes(secured, parts)
+    listeners = Listeners(parts.settings.max_listeners)
+    add_chat_routes(secured, parts, catalog, listeners)
+    add_conversation_routes(secured, parts, listeners)
+    add_event_routes(secured, parts, listeners)
     add_run_routes(secured, parts)
     add_catalog_routes(secured, catalog)
     add_budget_routes(secured, parts.budgets)
@@ -89,7 +91,7 @@ def create_app(parts: ApiParts) -> FastAPI:
     if parts.approvals is not None:
         add_approval_routes(secured, parts.approvals, parts.conversations)
     if parts.state is not None:
-        add_state_routes(secured, parts.state, parts.keep_alive)
+        add_state_routes(secured, parts.state, parts.keep_alive, listeners)
     add_metrics_route(secured, parts, http)
     if parts.policy is not None and parts.decisions is not None:
         add_policy_routes(secured, parts.policy, parts.decisions)

@@ -18,6 +18,7 @@ from admiralty.runtime.api.chat import ChunkWriter, Completion, WantedTurn, read
 from admiralty.runtime.api.chat_schema import ChatCompletion, ChatRequest, OpenAIError
 from admiralty.runtime.api.door import Me
 from admiralty.runtime.api.errors import problem_response
+from admiralty.runtime.api.listeners import Listeners
 from admiralty.runtime.api.parts import ApiParts
 from admiralty.runtime.api.pauses import handed_on
 from admiralty.runtime.api.sse import KEEP_ALIVE, EventStream, encode
@@ -69,7 +70,7 @@ _EXAMPLES = {
 }
 
 
-def add_chat_routes(router: APIRouter, parts: ApiParts, catalog: Catalog) -> None:
+def add_chat_routes(router: APIRouter, parts: ApiParts, catalog: Catalog, listeners: Listeners) -> None:
     """Add ``/v1/chat/completions``."""
     conversations = parts.conversations
 
@@ -143,7 +144,9 @@ def add_chat_routes(router: APIRouter, parts: ApiParts, catalog: Catalog) -> Non
         chunks = _stream(live, writer, parts.keep_alive)
         # A run that waits for a person has no client any more, and is not stopped for want of one.
         leave = lambda: None if writer.ended else live.cancel()  # noqa: E731
-        return EventStream(chunks, headers=turn_headers(live), on_leave=leave)
+        return EventStream(
+            chunks, listeners=listeners, follows=False, headers=turn_headers(live), on_leave=leave
+        )
 
 
 async def _stream(live: LiveRun, writer: ChunkWriter, keep_alive: float) -> AsyncGenerator[bytes, None]:

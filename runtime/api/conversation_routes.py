@@ -23,6 +23,7 @@ from admiralty.runtime.api.conversation_schema import (
 from admiralty.runtime.api.conversation_view import conversation_detail, conversation_info
 from admiralty.runtime.api.door import Me
 from admiralty.runtime.api.errors import invalid, problem_response
+from admiralty.runtime.api.listeners import Listeners
 from admiralty.runtime.api.parts import ApiParts
 from admiralty.runtime.api.pauses import run_path
 from admiralty.runtime.api.sse import EventStream
@@ -83,7 +84,7 @@ _TURN: dict[int | str, dict[str, Any]] = {
 }
 
 
-def add_conversation_routes(router: APIRouter, parts: ApiParts) -> None:
+def add_conversation_routes(router: APIRouter, parts: ApiParts, listeners: Listeners) -> None:
     """Add ``/v1/conversations`` and what is below it."""
     conversations = parts.conversations
 
@@ -155,7 +156,8 @@ def add_conversation_routes(router: APIRouter, parts: ApiParts) -> None:
             as_json,
         )
         if not as_json:
-            return EventStream(written(live.batches(idle=parts.keep_alive)), headers=turn_headers(live))
+            chunks = written(live.batches(idle=parts.keep_alive))
+            return EventStream(chunks, listeners=listeners, follows=False, headers=turn_headers(live))
         last = await outcome(live)
         headers = turn_headers(live, last.data)
         if last.type == "error":

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from admiralty.core.values import Identity
 from admiralty.runtime.api.door import Me
+from admiralty.runtime.api.listeners import Listeners
 from admiralty.runtime.api.parts import ApiParts
 from admiralty.runtime.api.run_schema import EventPage
 from admiralty.runtime.api.sse import EventStream
@@ -50,7 +51,7 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="Only as JSON: how many 
 Accept = Annotated[str, Header(description="`application/json` for a page in the place of a stream.")]
 
 
-def add_event_routes(router: APIRouter, parts: ApiParts) -> None:
+def add_event_routes(router: APIRouter, parts: ApiParts, listeners: Listeners) -> None:
     """Add the two streams."""
     conversations = parts.conversations
 
@@ -78,7 +79,8 @@ def add_event_routes(router: APIRouter, parts: ApiParts) -> None:
         if wants_json(accept):
             return await _page(conversations, identity, conversation_id, None, behind, limit)
         batches = conversations.events(identity, conversation_id, after=behind, idle=parts.keep_alive)
-        return EventStream(written(batches), headers={"X-Conversation-Id": conversation_id})
+        headers = {"X-Conversation-Id": conversation_id}
+        return EventStream(written(batches), listeners=listeners, follows=True, headers=headers)
 
     @router.get(
         "/v1/conversations/{conversation_id}/runs/{run_id}/events",
@@ -106,7 +108,8 @@ def add_event_routes(router: APIRouter, parts: ApiParts) -> None:
         if wants_json(accept):
             return await _page(conversations, identity, conversation_id, run_id, behind, limit)
         headers = {"X-Conversation-Id": conversation_id, "X-Run-Id": run_id}
-        return EventStream(written(live.batches(idle=parts.keep_alive)), headers=headers)
+        chunks = written(live.batches(idle=parts.keep_alive))
+        return EventStream(chunks, listeners=listeners, follows=True, headers=headers)
 
 
 async def _page(

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from admiralty.runtime.api.listeners import Listeners
 from admiralty.runtime.api.wire import dump
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -31,6 +32,9 @@ def encode(data: Mapping[str, Any], *, event: str | None = None, id: str | None 
 class EventStream(Response):
     """Writes chunks of an event stream. When the client leaves before the end, ``on_leave`` is called.
 
+    It counts among ``listeners`` while it is written. One that only follows raises RateLimited in the place
+    of its first byte where there are too many.
+
     Starlette's own StreamingResponse tells nobody that its reader left, and learns of it in a way
     that depends on the server; this one listens for itself, and takes a cancelled request for one.
     """
@@ -41,12 +45,16 @@ class EventStream(Response):
         self,
         chunks: AsyncGenerator[bytes, None],
         *,
+        listeners: Listeners,
+        follows: bool,
         headers: Mapping[str, str] | None = None,
         on_leave: Callable[[], None] = lambda: None,
     ) -> None:
         self.status_code = 200
         self.background = None
         self._chunks = chunks
+        self._listeners = listeners
+        self._follows = follows
         self._on_leave = on_leave
         self.init_headers({**_HEADERS, **(headers or {})})
 
@@ -58,6 +66,10 @@ class EventStream(Response):
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        with self._listeners.counted(refused=self._follows):
+            await self._serve(receive, send)
+
+    async def _serve(self, receive: Receive, send: Send) -> None:
         writing = asyncio.create_task(self._write(send))
         leaving = asyncio.create_task(until_left(receive))
         try:

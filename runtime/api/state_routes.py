@@ -16,6 +16,7 @@ from admiralty.core.state import Check, StateChange, StateValue, Write
 from admiralty.core.values import Identity
 from admiralty.runtime.api.door import Me
 from admiralty.runtime.api.errors import invalid
+from admiralty.runtime.api.listeners import Listeners
 from admiralty.runtime.api.sse import KEEP_ALIVE, EventStream, encode
 from admiralty.runtime.api.state_schema import (
     ChangeInfo,
@@ -53,13 +54,13 @@ class PreconditionFailed(Conflict):
     code = "version_conflict"
 
 
-def add_state_routes(router: APIRouter, state: StateStore, keep_alive: float) -> None:
+def add_state_routes(router: APIRouter, state: StateStore, keep_alive: float, listeners: Listeners) -> None:
     """Add ``/v1/state`` and what is below it."""
-    _add_reading(router, state, keep_alive)
+    _add_reading(router, state, keep_alive, listeners)
     _add_writing(router, state)
 
 
-def _add_reading(router: APIRouter, state: StateStore, keep_alive: float) -> None:
+def _add_reading(router: APIRouter, state: StateStore, keep_alive: float, listeners: Listeners) -> None:
     @router.get("/v1/state/{namespace}", tags=TAGS, summary="List shared values", response_model=ValueList)
     async def list_values(
         namespace: str,
@@ -124,7 +125,7 @@ def _add_reading(router: APIRouter, state: StateStore, keep_alive: float) -> Non
                 raise invalid("Last-Event-ID: this is no version.", "Last-Event-ID")
             after = int(last_event_id)
         changes = await state.watch(identity, namespace, key=key, after=after)
-        return EventStream(_stream(changes, keep_alive))
+        return EventStream(_stream(changes, keep_alive), listeners=listeners, follows=True)
 
 
 def _add_writing(router: APIRouter, state: StateStore) -> None:
