@@ -474,3 +474,32 @@ async def test_messages_that_interrupt_at_once_are_all_taken(database_url: str, 
         assert types(ended)[-1] == "done"
         found = await one.runs(talk)
         assert [run.status for run in found].count("cancelled") >= 9
+
+
+@pytest.mark.requirement("texting.storm")
+async def test_many_conversations_of_two_processes_stand_in_nobodys_way(
+    database_url: str, world: World
+) -> None:
+    async with process(database_url, world) as one, process(database_url, world) as two:
+        talks = [await one.create() for _ in range(10)]
+        dice = random.Random(5)
+        lives = []
+
+        async def sender(number: int) -> None:
+            for place in range(8):
+                by, other = dice.sample([one, two], 2)
+                talk = dice.choice(talks)
+                strategy = dice.choice(STRATEGIES[1:])
+                live = await by.say(talk, f"look a; look b; {number}.{place}", strategy=strategy)
+                lives.append(live)
+                if dice.random() < 0.3:
+                    await other.conversations.cancel(US, talk, live.run.id)
+
+        async with asyncio.timeout(3 * SECONDS):
+            await asyncio.gather(*(sender(number) for number in range(10)))
+            told = await asyncio.gather(*(heard(live) for live in lives))
+        assert len(lives) == 80
+        assert {events[-1].type for events in told} == {"done", "error"}
+        for talk in talks:
+            view = await one.conversations.view(US, talk)
+            assert [stored.seq for stored in view.events] == list(range(1, len(view.events) + 1))
