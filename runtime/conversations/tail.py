@@ -21,9 +21,8 @@ MAX_READING = 3
 
 
 class Tails:
-    """What all listeners of a process follow. An idle one costs hardly more than its place in a shared query:
-    whatever changes a run's status stores an event, and that is looked for. By itself it looks only when it
-    has to show life.
+    """What all listeners of a process follow. An idle one costs no more than its place in a shared query:
+    whatever changes a run's status stores an event, and that is looked for.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class Tails:
                     return
                 if live is not None and not live.detached:
                     break
-                if not await quiet.until(news):
+                while not await quiet.until(news):
                     yield ()
         async with aclosing(live.batches(idle=idle)) as batches:
             async for batch in batches:
@@ -113,7 +112,7 @@ class Tails:
                     continue
                 if self._leaving():
                     return
-                if not await quiet.until(news):
+                while not await quiet.until(news):
                     yield ()
 
 
