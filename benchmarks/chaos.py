@@ -85,11 +85,9 @@ def main() -> None:
             for fleet in fleets:
                 status.update(f"{fleet} on {database}")
                 found[f"{fleet}, {database}"] = asyncio.run(run(fleet, database, options))
+                if options.json:  # after each: a run takes long
+                    options.json.write_text(json.dumps(_document(found), indent=1) + "\n")
     _print(found, console)
-    if options.json:
-        counts = {name: dict(figures.counts) for name, figures in found.items()}
-        options.json.write_text(json.dumps({"machine": machine(), "counts": counts}, indent=1) + "\n")
-        console.print(f"written: {options.json}")
     sys.exit(0 if all(figures.is_right for figures in found.values()) else 1)
 
 
@@ -157,6 +155,15 @@ def _with_redis(url: str, workers: int, fleet: str) -> Mapping[str, Any]:
     provider = NAME if fleet == "till" else "extractive"
     account = {"name": "default", "requests_per_minute": 600_000, "tokens_per_minute": 600_000_000}
     return {"redis_url": url, "scheduler_replicas": workers, "provider_keys": {provider: [account]}}
+
+
+def _document(found: Mapping[str, Figures]) -> dict[str, Any]:
+    """Return all counts, and what was bad, for JSON."""
+    return {
+        "machine": machine(),
+        "counts": {name: dict(figures.counts) for name, figures in found.items()},
+        "notes": {name: figures.notes for name, figures in found.items()},
+    }
 
 
 def _print(found: Mapping[str, Figures], console: Console) -> None:
