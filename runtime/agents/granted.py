@@ -78,9 +78,13 @@ class GrantedCalls:
         before, started = snapshot(session), time.monotonic()
         if grant.effect and grant.access.effect is not None:
             call = _with_effect(call, grant.access.effect, before, session)
-        running = self._keep(self._executor.run(call))
+        running: asyncio.Task[ToolOutcome] | None = None
         try:
-            outcome = await asyncio.shield(running)
+            if call.tool.is_async:
+                outcome = await self._executor.run(call)
+            else:
+                running = self._keep(self._executor.run(call))
+                outcome = await asyncio.shield(running)
             if outcome.unfinished and grant.effect:
                 return await self._given_up(call, grant, outcome, before, session)
         except ApprovalRequired:
@@ -91,11 +95,10 @@ class GrantedCalls:
             await asyncio.shield(self._keep(self._settle(grant, "cancelled", elapsed, None)))
             raise
         except BaseException:  # cancelled, or taken over: nobody knows how far it had come
-            if not running.done() and not call.tool.is_async:
+            if running is not None and not running.done():
                 # A thread cannot be ended: what comes of it is written down when it comes.
                 self._keep(self._end_late(running, grant, before, session))
                 raise
-            running.cancel()
             self._keep(self._settle(grant, "cancelled", time.monotonic() - started, None))
             raise
         status: CallStatus = "ok" if outcome.ran else "cancelled" if outcome.unfinished else "error"
