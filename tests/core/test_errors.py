@@ -46,6 +46,8 @@ def test_every_error_is_a_problem_document_with_its_own_code(kind: type[Admiralt
         | errors.Denied
         | errors.BudgetExceeded
         | errors.LimitExceeded
+        | errors.ApprovalRequired
+        | errors.EffectUnknown
         | RateLimited,
     )
 
