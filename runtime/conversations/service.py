@@ -155,7 +155,9 @@ class Conversations:
         """
         if self._draining:
             raise Retryable("This replica is shutting down; ask again.", retry_after=1.0)
-        if len(self._live) + len(self._starting) >= self._capacity:
+        # Who has heard the end of a turn may speak again, though its task is still being put away.
+        busy = sum(not live.ended for live in self._live.values())
+        if busy + len(self._starting) >= self._capacity:
             raise RateLimited(f"{self._capacity} turns are being answered here already.", retry_after=1.0)
 
     async def say(
